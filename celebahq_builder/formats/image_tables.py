@@ -7,7 +7,7 @@ import csv
 import logging
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,7 +17,7 @@ import numpy as np
 
 from celebahq_builder.errors import FormatError, SourceError, printable
 from celebahq_builder.formats.records import check_name, parse_records
-from celebahq_builder.image_set import Described, FolderListing, Metadata, Record, nfc
+from celebahq_builder.image_set import IMAGE_SUFFIXES, Described, FolderListing, Metadata, Record, nfc
 from celebahq_builder.limits import MAX_JSON_BYTES, MAX_VALUE_BYTES
 from celebahq_builder.sources.celeba import read_attributes, read_partition
 from celebahq_builder.storage import parse_json
@@ -54,19 +54,26 @@ NUMBER = re.compile(r"[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d+)?|nan|NaN")
 """Numbers in a CSV file; ids such as 000001 are text."""
 
 
-def log_unread(where: Path, listing: FolderListing) -> None:
+def check_listing(where: Path, listing: FolderListing, tables: Collection[str] = TABLES) -> None:
     """Say in the log what is not read of a folder or archive, and where labels are looked for if a file may hold some.
 
     Args:
         where: folder or archive.
-        listing: its files, without the tables that are read.
+        listing: its files.
+        tables: names of files that are read.
+
+    Raises:
+        FormatError: there are no images.
     """
-    for remark in listing.remarks():
+    unread = [name for name in listing.others if posixpath.basename(name) not in tables]
+    for remark in replace(listing, others=unread).remarks():
         log.info("%s: %s", printable(str(where)), remark)
-    tables = [name for name in listing.others if name.lower().endswith((*TABLE_SUFFIXES, *ATTRIBUTES))]
-    if tables:
+    labels = next((name for name in unread if name.lower().endswith((*TABLE_SUFFIXES, *ATTRIBUTES))), None)
+    if labels is not None:
         known = ", ".join(TABLES)
-        log.info("%s: if %s holds labels, write them to one of %s", printable(str(where)), printable(tables[0]), known)
+        log.info("%s: if %s holds labels, write them to one of %s", printable(str(where)), printable(labels), known)
+    if not listing.images:
+        raise FormatError(f"{where} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
 
 
 @dataclass(frozen=True)

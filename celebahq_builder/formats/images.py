@@ -31,20 +31,12 @@ from celebahq_builder.formats.image_tables import (
     PARTITION,
     TABLES,
     ImageTables,
-    log_unread,
+    check_listing,
     read_celeba_tables,
 )
 from celebahq_builder.formats.records import file_names, image_records
 from celebahq_builder.formats.shards import open_new
-from celebahq_builder.image_set import (
-    IMAGE_SUFFIXES,
-    DataSet,
-    Described,
-    FolderListing,
-    list_folder,
-    utf8_name,
-    walk_folder,
-)
+from celebahq_builder.image_set import DataSet, Described, FolderListing, list_folder, utf8_name, walk_folder
 from celebahq_builder.imaging.image_io import encode_image
 from celebahq_builder.storage import Staging, open_file, read_file, write_atomic
 
@@ -174,7 +166,7 @@ def _read_celeba(path: Path, listing: FolderListing, crop: FixedCrop) -> tuple[P
 
 
 def list_data_set(folder: Path, tables: Collection[str] = TABLES) -> FolderListing:
-    """Return the files of a folder, and count in the log those that are not read, but for some tables.
+    """Return the files of a folder, and count in the log those that are not read; `tables` are read.
 
     Raises:
         FormatError: there are no images, or a folder cannot be read.
@@ -184,10 +176,7 @@ def list_data_set(folder: Path, tables: Collection[str] = TABLES) -> FolderListi
     except OSError as error:
         place = printable(str(error.filename))
         raise FormatError(f"{place} cannot be read: {error.strerror}; check its permissions") from None
-    unread = [name for name in listing.others if name.rpartition("/")[2] not in tables]
-    log_unread(folder, dataclasses.replace(listing, others=unread))
-    if not listing.images:
-        raise FormatError(f"{folder} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
+    check_listing(folder, listing, tables)
     return listing
 
 

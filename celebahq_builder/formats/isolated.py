@@ -46,15 +46,15 @@ LIBRARIES = ("numpy", "pyarrow.parquet", "pyarrow.compute", "lmdb")
 
 
 def run_isolated(
-    memory_bytes: int, path: Path, function: Callable[..., Iterator[Value]], *arguments: object
+    path: Path, function: Callable[..., Iterator[Value]], *arguments: object, memory_bytes: int = MEMORY_BYTES
 ) -> Iterator[Value]:
     """Yield what a generator function yields in a child process, which ends with this generator.
 
     Args:
-        memory_bytes: limit on the memory of the child.
         path: file or folder for error messages.
         function: importable by name.
         arguments: of the function, picklable.
+        memory_bytes: limit on the memory of the child.
 
     Raises:
         FormatError: the child was ended by its library or by a limit.
@@ -63,7 +63,7 @@ def run_isolated(
     job = (memory_bytes, path, function, arguments)
     answers = _answers(job)
     first = next(answers)
-    if first == DIED:  # another server is started
+    if first == DIED:  # the server may have been killed: another one is started
         _server.cache_clear()
         answers = _answers(job)
         first = next(answers)
@@ -82,18 +82,14 @@ def run_isolated(
 
 def _answers(job: object) -> Iterator[tuple[str, Any]]:
     """Start a child process for a job, and yield what it sends until it ends, then `DIED`."""
+    server = _server(os.getpid())
     ours, theirs = Pipe()
-    with ours:
+    with ours, contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):  # the server or the child was killed
         with theirs:
-            try:
-                socket.send_fds(_server(os.getpid()), [b"x"], [theirs.fileno()])
-            except OSError:  # the server was killed
-                _server.cache_clear()
-                socket.send_fds(_server(os.getpid()), [b"x"], [theirs.fileno()])
-        with contextlib.suppress(EOFError, OSError, pickle.UnpicklingError):
-            ours.send(job)
-            while True:
-                yield ours.recv()
+            socket.send_fds(server, [b"x"], [theirs.fileno()])
+        ours.send(job)
+        while True:
+            yield ours.recv()
     yield DIED
 
 

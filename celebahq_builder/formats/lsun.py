@@ -12,7 +12,7 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import Format
 from celebahq_builder.formats.image_file import middle_square, read_header
 from celebahq_builder.formats.images import list_data_set
-from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
+from celebahq_builder.formats.isolated import run_isolated
 from celebahq_builder.formats.lmdb_entries import lmdb_count, lmdb_entries, lmdb_facts
 from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
@@ -101,21 +101,21 @@ def _database_entries(path: Path, resize: int, skip: frozenset[str]) -> tuple[in
     file = path / "data.mdb" if path.is_dir() else path
     if not file.is_file():
         raise FormatError(f"{file} is not a regular file; {REMEDY}")
-    facts = next(iter(run_isolated(MEMORY_BYTES, path, lmdb_facts, path, sorted(skip))))
+    facts = next(run_isolated(path, lmdb_facts, path, sorted(skip)))
     sizes, prefix, count = sorted(facts.first), b"", facts.entries
     if sizes and all(_width(data) == size for size, data in facts.first.items()):
         if resize not in sizes:
             found = f"holds images of {', '.join(map(str, sizes))} px with keys such as {sizes[-1]}-00000"
             raise FormatError(f"{path} {found}; choose the ones to take by `resize`, for example {sizes[-1]}")
         prefix = f"{resize}-".encode()
-        count = next(iter(run_isolated(MEMORY_BYTES, path, lmdb_count, path, prefix)))
+        count = next(run_isolated(path, lmdb_count, path, prefix))
         facts = facts._replace(
             unknown=next((name for name in skip if not name.startswith(f"{resize}-")), facts.unknown)
         )
         log.info("%s: of images of %s px, those of %d are taken", path, ", ".join(map(str, sizes)), resize)
     _check_known(path, facts.unknown)
 
-    return count - len(skip), lambda: run_isolated(MEMORY_BYTES, path, lmdb_entries, path, prefix, skip)
+    return count - len(skip), lambda: run_isolated(path, lmdb_entries, path, prefix, skip)
 
 
 def _width(data: bytes) -> int:

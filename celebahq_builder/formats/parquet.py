@@ -7,15 +7,14 @@ notice that a file of the set is missing.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
+import itertools
 import json
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +23,18 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import Format
 from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
 from celebahq_builder.formats.image_file import Encoded, common_size, encoded_images, read_header
-from celebahq_builder.formats.isolated import MEMORY_BYTES, run_isolated
+from celebahq_builder.formats.isolated import run_isolated
 from celebahq_builder.formats.parquet_rows import ParquetFacts, parquet_columns, parquet_facts, parquet_images
 from celebahq_builder.formats.records import (
     check_key,
     class_numbers,
     file_names,
     has_own_labels,
-    image_records,
     parse_records,
     with_boolean_labels,
 )
-from celebahq_builder.formats.shards import ShardFile, open_new, shard_files, write_shards
+from celebahq_builder.formats.shards import ShardFile, shard_files, write_shards
 from celebahq_builder.image_set import DataSet, Described, Metadata
-from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 from celebahq_builder.storage import Staging
 
@@ -47,19 +44,19 @@ LABEL_COLUMNS = ("label", "labels", "label_name")
 """Columns that are not metadata; see `records.parse_records`."""
 
 
-def pyarrow() -> ModuleType:
+def import_pyarrow() -> Any:
     """Return pyarrow with its Parquet module.
 
     Raises:
         FormatError: it is not installed.
     """
     try:
-        importlib.import_module("pyarrow.parquet")
-        return importlib.import_module("pyarrow")
+        import pyarrow.parquet
     except ImportError:
         raise FormatError(
             "Parquet needs pyarrow, which is not installed: pip install '.[parquet]' in the folder of the project"
         ) from None
+    return pyarrow
 
 
 # --- Import
@@ -87,9 +84,9 @@ def read(path: Path, resize: int | None = None, split: str | None = None) -> Dat
 
     Source: https://huggingface.co/docs/datasets/about_dataset_features#image-feature
     """
-    pyarrow()
+    import_pyarrow()
     files = shard_files(path, (".parquet",), split)
-    facts = next(iter(run_isolated(MEMORY_BYTES, files[0], parquet_facts, files)))
+    facts = next(run_isolated(files[0], parquet_facts, files))
     count = sum(facts.counts)
     if not count:
         raise FormatError(f"{files[0]} has no rows; get or make it again")
@@ -97,7 +94,7 @@ def read(path: Path, resize: int | None = None, split: str | None = None) -> Dat
         log.info("%s: ignored columns of bytes: %s", files[0], ", ".join(facts.ignored))
 
     def read_files(_: Sequence[int]) -> Iterator[Encoded]:
-        return run_isolated(facts.memory_bytes, path, parquet_images, files, facts.counts, facts.image)
+        return run_isolated(path, parquet_images, files, facts.counts, facts.image, memory_bytes=facts.memory_bytes)
 
     table = _read_columns(path, files, facts)
     names = table.pop(_PATHS, [])
@@ -119,7 +116,7 @@ def _read_columns(path: Path, files: list[Path], facts: ParquetFacts) -> Table:
     parts: dict[str, list[NDArray[np.generic] | list[object]]] = {}
     left = max(METADATA_BYTES, METADATA_RATIO * sum(file.stat().st_size for file in files))
     columns = [*facts.others, *([f"{facts.image}.path"] if facts.has_paths else [])]
-    for batch in run_isolated(MEMORY_BYTES, path, parquet_columns, files, columns) if columns else ():
+    for batch in run_isolated(path, parquet_columns, files, columns) if columns else ():
         for name, values in batch.items():
             parts.setdefault(name, []).append(values)
             left -= values.nbytes if isinstance(values, np.ndarray) else len(pickle.dumps(values))
@@ -183,31 +180,25 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     Raises:
         FormatError: pyarrow is not installed, or a column has a name that Parquet needs for the images.
     """
-    pyarrow()
+    import_pyarrow()
     names = [f"{name}.png" for name in file_names(export.level)]
     yield from write_shards(
         export, stage, names, lambda shard, of: f"train-{shard:05d}-of-{of:05d}.parquet", _write_shard
     )
 
 
-def _write_shard(shard: ShardFile) -> int:
-    pa, level = pyarrow(), shard.export.level
-    with open_new(shard.path) as file:
-        schema = _schema(pa, level)
-        group = max(1, min(GROUP_IMAGES, GROUP_BYTES // (level.channels * level.resolution**2)))
-        records = image_records(level, shard.numbers)
-        how = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}  # PNG is compressed
-        with pa.parquet.ParquetWriter(file, schema, **how) as table:
-            for start in range(0, len(records), group):
-                rows = []
-                for at, pixels in enumerate(level.pixels(shard.numbers[start : start + group]), start):
-                    image = {"bytes": encode_png(pixels, shard.export.png_level), "path": shard.names[at]}
-                    rows.append({"image": image, **records[at]})
-                table.write_table(pa.Table.from_pylist(rows, schema), row_group_size=group)
-    return len(shard.numbers)
+def _write_shard(shard: ShardFile, file: BinaryIO) -> None:
+    pa, level = import_pyarrow(), shard.export.level
+    schema = _schema(pa, level)
+    group = max(1, min(GROUP_IMAGES, GROUP_BYTES // (level.channels * level.resolution**2)))
+    rows = ({"image": {"bytes": png, "path": name}, **record} for name, png, record in shard.samples())
+    how = {"compression": "none", "use_dictionary": False, "write_page_checksum": True}  # PNG is compressed
+    with pa.parquet.ParquetWriter(file, schema, **how) as table:
+        while some := list(itertools.islice(rows, group)):
+            table.write_table(pa.Table.from_pylist(some, schema), row_group_size=group)
 
 
-def _schema(pa: ModuleType, level: LevelImageSet) -> Any:
+def _schema(pa: Any, level: LevelImageSet) -> Any:
     """Return the schema of all shards, which follows from the whole HDF5 file, not from the images of a shard."""
     fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
     features: dict[str, object] = {"image": {"_type": "Image"}}

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ def parse_labels(values: Sequence[object], where: Path) -> Labels:
         FormatError: they are anything else, or lists of different lengths; or there are far more classes than images.
     """
     other = next((value for value in values if not _is_class_number(value)), None)
-    numbers = [int(value) for value in values if isinstance(value, (int, float)) and _is_class_number(value)]
+    numbers = [int(value) for value in values if _is_class_number(value)]
     if values and len(numbers) == len(values):
         _check_class_count(max(numbers) + 1, len(values), where)
         return one_hot(np.array(numbers, np.int64))
@@ -126,9 +127,10 @@ def parse_labels(values: Sequence[object], where: Path) -> Labels:
     return labels
 
 
-def _is_class_number(value: object) -> bool:
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    return whole and not isinstance(value, bool) and isinstance(value, (int, float)) and 0 <= value < MAX_ITEMS
+def _is_class_number(value: object) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return 0 <= value < MAX_ITEMS and value == int(value)
 
 
 def _check_class_count(classes: int, images: int, where: Path) -> None:
@@ -206,8 +208,9 @@ def parse_records(records: Iterable[Record], where: Path) -> Described:
 
     def without_labels() -> Iterator[Record]:
         for record in records:
-            for column, key in ((classes, "label"), (values, "labels"), (class_names, "label_name")):
-                column.append(record.pop(key, None))
+            classes.append(record.pop("label", None))
+            values.append(record.pop("labels", None))
+            class_names.append(record.pop("label_name", None))
             if "sha256" in record and "file" not in record:
                 record = {"file_sha256" if key == "sha256" else key: value for key, value in record.items()}
             booleans.update(key for key, value in record.items() if isinstance(value, bool))

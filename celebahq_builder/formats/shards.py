@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -15,6 +16,9 @@ from typing import BinaryIO
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.hdf5 import ExportJob
+from celebahq_builder.formats.records import image_records
+from celebahq_builder.image_set import Record
+from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging
 
 log = logging.getLogger(__name__)
@@ -119,6 +123,13 @@ class ShardFile:
     names: list[str]
     """Names of these images."""
 
+    def samples(self) -> Iterator[tuple[str, bytes, Record]]:
+        """Yield the name, the PNG file, and the metadata and labels of each image."""
+        level = self.export.level
+        records = image_records(level, self.numbers)
+        for name, record, pixels in zip(self.names, records, level.pixels(self.numbers), strict=True):
+            yield name, encode_png(pixels, self.export.png_level), record
+
 
 @contextmanager
 def open_new(path: Path) -> Iterator[BinaryIO]:
@@ -136,14 +147,14 @@ def write_shards(
     stage: Staging,
     names: list[str],
     file_name: Callable[[int, int], str],
-    write: Callable[[ShardFile], int],
+    write: Callable[[ShardFile, BinaryIO], None],
 ) -> Iterator[int]:
-    """Write all shards that do not exist yet; yields what a writer yields.
+    """Write all shards that do not exist yet; yields what `Format.write` yields.
 
     Args:
         stage: folder of the unfinished export.
         file_name: function of a shard's number and the number of shards.
-        write: function that writes one shard and returns the number of its images; importable by name.
+        write: function that writes one shard to a file; importable by name.
     """
     stage.data.mkdir(exist_ok=True)
     parts = export.parts(export.shard)
@@ -155,5 +166,12 @@ def write_shards(
         else:
             jobs.append(ShardFile(export, path, part, names[part.start : part.stop]))
     yield done
-    yield from parallel.run(write, jobs, workers=export.workers)
+    yield from parallel.run(functools.partial(_write_shard, write), jobs, workers=export.workers)
     stage.check(paths)
+
+
+def _write_shard(write: Callable[[ShardFile, BinaryIO], None], shard: ShardFile) -> int:
+    """Write a shard, and return the number of its images."""
+    with open_new(shard.path) as file:
+        write(shard, file)
+    return len(shard.numbers)

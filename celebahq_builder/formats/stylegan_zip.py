@@ -21,9 +21,9 @@ from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import Format
 from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import Encoded, Header, common_size, encoded_images, read_header
-from celebahq_builder.formats.image_tables import LABELS, TABLES, ImageTables, log_unread
+from celebahq_builder.formats.image_tables import LABELS, ImageTables, check_listing
 from celebahq_builder.formats.records import check_name, class_numbers
-from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, FolderListing, Labels, is_hidden, is_image_name
+from celebahq_builder.image_set import DataSet, FolderListing, Labels, is_hidden, is_image_name
 from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 from celebahq_builder.storage import Staging, open_file, read_json, write_json
@@ -66,17 +66,13 @@ def read(path: Path, resize: int | None = None) -> DataSet:
             or as `image_file.read_header` and `image_file.common_size` do.
     """
     archive = _open(path)
-    files = [entry for entry in archive.infolist() if not entry.is_dir()]
-    read_files = [entry for entry in files if not is_hidden(entry.filename)]
-    images = sorted((one for one in read_files if is_image_name(one.filename)), key=lambda one: one.filename)
-    names = [check_name(entry.filename, path) for entry in images]
-    others = [entry.filename for entry in read_files if not is_image_name(entry.filename)]
-    hidden = [entry.filename for entry in files if is_hidden(entry.filename)]
-    unread = [name for name in others if name.rpartition("/")[2] not in TABLES]
-    log_unread(path, FolderListing(others=unread, hidden=hidden))
-    if not images:
-        raise FormatError(f"{path} holds no images; expected files ending in {', '.join(IMAGE_SUFFIXES)}")
-    if len(set(names)) < len(images):
+    listing = FolderListing()
+    for name in (entry.filename for entry in archive.infolist() if not entry.is_dir()):
+        kind = listing.hidden if is_hidden(name) else listing.images if is_image_name(name) else listing.others
+        kind.append(name)
+    names = [check_name(name, path) for name in sorted(listing.images)]
+    check_listing(path, listing)
+    if len(set(names)) < len(names):
         raise FormatError(f"{path} holds several images of one name; make it again")
 
     @contextlib.contextmanager
@@ -85,11 +81,11 @@ def read(path: Path, resize: int | None = None) -> DataSet:
             yield file
 
     def headers() -> Iterator[Header]:
-        for entry in images:
-            with open_entry(entry.filename) as file:
-                yield read_header(file, f"{path}: {entry.filename}", entry.file_size)
+        for name in names:
+            with open_entry(name) as file:
+                yield read_header(file, f"{path}: {name}", archive.getinfo(name).file_size)
 
-    described = ImageTables(path, names, others, open_entry).read()
+    described = ImageTables(path, names, listing.others, open_entry).read()
 
     def read_images(numbers: Sequence[int]) -> Iterator[Encoded]:
         for name in (described.names[number] for number in numbers):

@@ -19,16 +19,16 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import Format, image_file
 from celebahq_builder.formats.hdf5 import ExportJob
 from celebahq_builder.formats.image_file import Encoded, Header, encoded_images
-from celebahq_builder.formats.records import file_names, image_records, parse_records
-from celebahq_builder.formats.shards import ShardFile, open_new, shard_files, write_shards
+from celebahq_builder.formats.records import file_names, parse_records
+from celebahq_builder.formats.shards import ShardFile, shard_files, write_shards
 from celebahq_builder.formats.tar import Member, members, open_tar
 from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, Record
-from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.storage import Staging, parse_json
 
 log = logging.getLogger(__name__)
@@ -185,16 +185,13 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     yield from write_shards(export, stage, keys, lambda shard, _: f"{export.name}-{shard:06d}.tar", _write_shard)
 
 
-def _write_shard(shard: ShardFile) -> int:
-    level = shard.export.level
-    with open_new(shard.path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        records = image_records(level, shard.numbers)
-        for key, record, pixels in zip(shard.names, records, level.pixels(shard.numbers), strict=True):
-            _add(tar, f"{key}.png", encode_png(pixels, shard.export.png_level))
+def _write_shard(shard: ShardFile, file: BinaryIO) -> None:
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for key, png, record in shard.samples():
+            _add(tar, f"{key}.png", png)
             _add(tar, f"{key}.json", json.dumps(record, ensure_ascii=False).encode())
             if "label" in record:
                 _add(tar, f"{key}.cls", str(record["label"]).encode())
-    return len(shard.numbers)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
