@@ -118,7 +118,8 @@ def find_format(name: str) -> Format:
 def recognise(path: Path, remedy: str = "give a folder of images, or its `format`") -> str:
     """Return the name of the format that a file or folder has.
 
-    Names that are certain decide first, then the contents, then other names.
+    A folder that holds a name of a format which allows images beside it is of this format. Otherwise, the contents
+    decide, and the names after them.
 
     Args:
         remedy: what the user can do if no format is recognised, for the error.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError, RecipeError, printable
@@ -17,15 +17,12 @@ from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
 from celebahq_builder.hdf5.labels import encode_labels, labels_path
 from celebahq_builder.image_set import DataSet, ImagePyramid, NamedImage
-from celebahq_builder.imaging.image_io import PNG_LEVEL, QUALITY, ImageFormat
+from celebahq_builder.imaging.image_io import ImageFormat
 from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import check_free, read_text, sha256, staging
 
 # --- Export
-
-SHARD_IMAGES = 1000
-"""Default number of images per shard."""
 
 
 def export_file(
@@ -78,30 +75,22 @@ def export_file(
     if chosen is None or chosen.write is None:
         written = ", ".join(name for name, one in load_formats().items() if one.write)
         raise RecipeError(f"`to` {format} does not exist; expected one of {written}")
-    asked: dict[Option, object] = {
+    options: dict[Option, Any] = {
         "shuffle": shuffle or None,
         "shard": shard,
         "png_level": png_level,
         "image_format": image_format,
         "quality": quality,
     }
-    chosen.check_options([option for option, value in asked.items() if value is not None])
+    given = {option: value for option, value in options.items() if value is not None}
+    chosen.check_options(given)
     image_format = image_format or "png"
     useless: Option = "quality" if image_format == "png" else "png_level"
-    if asked[useless] is not None:
+    if useless in given:
         raise RecipeError(f"`{useless}` has no effect on {image_format} files; leave it out, or set `image_format`")
     suffix = chosen.target_suffix
     with LevelImageSet(source, resolution) as level:
-        job = ExportJob(
-            level,
-            out.name,
-            workers or cores(),
-            shuffle,
-            SHARD_IMAGES if shard is None else shard,
-            PNG_LEVEL if png_level is None else png_level,
-            image_format,
-            QUALITY if quality is None else quality,
-        )
+        job = ExportJob(level, out.name, workers or cores(), **given)
         if not out.name:
             raise FormatError(f"`out` {out} has no name; give the name of a file or folder to create")
         if not out.name.endswith(suffix):

@@ -26,7 +26,7 @@ from celebahq_builder.image_set import (
     Pixels,
     attribute_labels,
 )
-from celebahq_builder.imaging.image_io import QUALITY, ImageFormat
+from celebahq_builder.imaging.image_io import PNG_LEVEL, QUALITY, ImageFormat
 from celebahq_builder.storage import sha256
 
 BLOCK_BYTES = 16 * 2**20
@@ -124,21 +124,18 @@ class LevelImageSet:
             FormatError: an image that cannot be read, or whose hash is not the one recorded.
         """
         r = self.resolution if resolution is None else resolution
-        level, hashes = self.pyramid.images(r), self._has_hashes(r)
+        level = self.pyramid.images(r)
+        has_hashes = r == self.pyramid.resolution and self.pyramid.column("sha256", slice(0)) is not None
         block = max(1, BLOCK_BYTES // (self.channels * r * r)) if isinstance(numbers, range) else 1
         for k in range(0, len(numbers), block):
             some = numbers[k : k + block]
-            recorded = self.pyramid.column("sha256", slice(some[0], some[-1] + 1)) if hashes else None
-            # Without threads: exports read in several processes at once.
-            for i, pixels in enumerate(level.read(some, parallel=False)):
+            recorded = self.pyramid.column("sha256", slice(some[0], some[-1] + 1)) if has_hashes else None
+            for i, pixels in enumerate(level.read(some, parallel=False)):  # exports read in several processes at once
                 if recorded is not None and sha256(pixels.tobytes()) != recorded[i]:
                     raise FormatError(
                         f"{self.path}: image {some[i]} is not the one that was written (other SHA-256); {REMEDY}"
                     )
                 yield pixels
-
-    def _has_hashes(self, resolution: int) -> bool:
-        return resolution == self.pyramid.resolution and self.pyramid.column("sha256", slice(0)) is not None
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -176,16 +173,16 @@ JOB_IMAGES = 32
 
 @dataclass(frozen=True)
 class ExportJob:
-    """One export, as a writer and its worker processes receive it; all options have values."""
+    """One export, as a writer and its worker processes receive it."""
 
     level: LevelImageSet
     name: str
     """Name of the target, with which the names of its files begin."""
     workers: int
-    shuffle: bool
-    shard: int
+    shuffle: bool = False
+    shard: int = 1000
     """Images per shard."""
-    png_level: int
+    png_level: int = PNG_LEVEL
     """PNG compression, 0 to 9."""
     image_format: ImageFormat = "png"
     quality: int = QUALITY

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from celebahq_builder.errors import CelebAHQError, DiskFull, FormatError, WorkspaceError
@@ -128,9 +127,7 @@ class NewFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         missing = [path for path in self.files if not os.path.lexists(path)]
         if error is None and not missing:
             return
