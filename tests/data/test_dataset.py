@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 from celebahq_builder.data.dataset import PyramidDataset
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.labels import write_labels
-from tests.data.files import images, original, ours
+from tests.hdf5.files import noise, ours
+from tests.hdf5.pyramids import theano_file
 
-DATA = images(21, 16)
+DATA = noise(21, 16)
 BYTES = DATA.nbytes
 """Size of the largest level; each other level has a quarter of the one above."""
 
@@ -58,7 +59,7 @@ def test_memory_budget(file: Path) -> None:
 
 def test_kept_level_needs_no_file(tmp_path: Path) -> None:
     kept, not_kept = (
-        PyramidDataset(original(tmp_path / f"{memory}.h5", DATA), memory_bytes=memory) for memory in (BYTES, 0)
+        PyramidDataset(theano_file(tmp_path / f"{memory}.h5", DATA), memory_bytes=memory) for memory in (BYTES, 0)
     )
     for dataset in (kept, not_kept):
         dataset.load()
@@ -151,7 +152,7 @@ def test_workers_never_load_the_level(file: Path, loaded: bool) -> None:
 
 
 def test_labels_beside_the_file(tmp_path: Path) -> None:
-    path = original(tmp_path / "cifar.10.h5", DATA)
+    path = theano_file(tmp_path / "cifar.10.h5", DATA)
     labels = np.eye(10, dtype=np.float32)[np.arange(21) % 10]
     np.save(tmp_path / "cifar.10-labels.npy", labels)
     dataset = PyramidDataset(path, labels="file")
@@ -169,7 +170,7 @@ def test_labels_beside_the_file(tmp_path: Path) -> None:
 
 def test_labels_that_are_a_broken_link(tmp_path: Path) -> None:
     """They are not taken for a data set without labels."""
-    path = original(tmp_path / "cifar.10.h5", DATA)
+    path = theano_file(tmp_path / "cifar.10.h5", DATA)
     (tmp_path / "cifar.10-labels.npy").symlink_to("gone.npy")
     with pytest.raises(FormatError, match=r"cifar\.10-labels\.npy is not a readable array of numpy's: .*No such file"):
         PyramidDataset(path, labels="file")
@@ -206,7 +207,7 @@ def test_attributes_of_the_file(tmp_path: Path) -> None:
     ids=["none", "text", "empty", "too few", "flat", "not a number", "words", "objects"],
 )
 def test_bad_labels(tmp_path: Path, labels, says: str) -> None:
-    path = original(tmp_path / "data.h5", DATA)
+    path = theano_file(tmp_path / "data.h5", DATA)
     beside = tmp_path / "data-labels.npy"
     if isinstance(labels, bytes):
         beside.write_bytes(labels)

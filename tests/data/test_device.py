@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from celebahq_builder.data.dataset import Batch, fade_in, to_device
-from tests.data.files import Images, images
+from tests.hdf5.files import Images, noise
 
 
 def slowly(data: Images, alpha: float) -> np.ndarray:
@@ -23,7 +23,7 @@ def batch(data: Images, alpha: float | None = None, labels: torch.Tensor | None 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.7, 1.0])
 def test_equals_slow_reference(alpha: float) -> None:
-    data = images(3, 8)
+    data = noise(3, 8)
     reals, _ = to_device(batch(data), "cpu", alpha)
     assert reals.dtype == torch.float32
     np.testing.assert_allclose(reals.numpy(), slowly(data, alpha), atol=5e-7)
@@ -36,7 +36,7 @@ def test_range() -> None:
 
 
 def test_alpha_of_the_data_set_by_default() -> None:
-    data = images(2, 4)
+    data = noise(2, 4)
     whole, _ = to_device(batch(data), "cpu")
     half, _ = to_device(batch(data), "cpu", 0.5)
     assert not torch.equal(whole, half)
@@ -46,12 +46,12 @@ def test_alpha_of_the_data_set_by_default() -> None:
 
 def test_labels() -> None:
     labels = torch.eye(3)
-    assert torch.equal(to_device(batch(images(3, 4), labels=labels), "cpu")[1], labels)
-    assert to_device(batch(images(3, 4)), "cpu")[1] is None
+    assert torch.equal(to_device(batch(noise(3, 4), labels=labels), "cpu")[1], labels)
+    assert to_device(batch(noise(3, 4)), "cpu")[1] is None
 
 
 def test_alpha_0_is_the_level_below_repeated() -> None:
-    data = torch.from_numpy(images(2, 8)).float()
+    data = torch.from_numpy(noise(2, 8)).float()
     below = fade_in(data, 0)
     assert torch.equal(below[..., 0::2, 0::2], below[..., 1::2, 1::2])
     assert torch.equal(fade_in(below, 0.3), below)
@@ -59,25 +59,25 @@ def test_alpha_0_is_the_level_below_repeated() -> None:
 
 
 def test_batch_is_not_changed() -> None:
-    data = images(2, 8)
+    data = noise(2, 8)
     to_device(batch(data), "cpu", 0.5)[0].zero_()
-    np.testing.assert_array_equal(data, images(2, 8))
+    np.testing.assert_array_equal(data, noise(2, 8))
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
 def test_alpha_out_of_range(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"must be in \[0, 1\]"):
-        to_device(batch(images(1, 4)), "cpu", alpha)
+        to_device(batch(noise(1, 4)), "cpu", alpha)
 
 
 def test_one_pixel_cannot_fade_in() -> None:
-    assert to_device(batch(images(1, 1)), "cpu", 1)[0].shape == (1, 3, 1, 1)
+    assert to_device(batch(noise(1, 1)), "cpu", 1)[0].shape == (1, 3, 1, 1)
     with pytest.raises(ValueError, match="no level below"):
-        to_device(batch(images(1, 1)), "cpu", 0.5)
+        to_device(batch(noise(1, 1)), "cpu", 0.5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu() -> None:
-    data = images(3, 8)
+    data = noise(3, 8)
     reals, _ = to_device(batch(data).pinned(), "cuda", 0.25)
     np.testing.assert_allclose(reals.cpu().numpy(), slowly(data, 0.25), atol=5e-7)

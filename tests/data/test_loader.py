@@ -11,7 +11,6 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -22,9 +21,10 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from celebahq_builder.data import Order, loader
 from celebahq_builder.data.dataset import Batch, PyramidDataset
 from celebahq_builder.errors import FormatError, TrainingError
-from tests.data.files import images, original, ours
+from tests.hdf5.files import damage, noise, ours
+from tests.hdf5.pyramids import theano_file
 
-DATA = images(23, 16)
+DATA = noise(23, 16)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning"),  # on a machine of one core
@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=[ours, original], ids=["ours", "original"])
+@pytest.fixture(scope="module", params=[ours, theano_file], ids=["ours", "theano"])
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = request.param(tmp_path_factory.mktemp("loader") / "data.h5", DATA)
     np.save(path.with_name("data-labels.npy"), np.arange(23, dtype=np.float32).reshape(23, 1))
@@ -87,7 +87,7 @@ def test_same_minibatches_however_read(file: Path, way: str) -> None:
 
 
 def test_same_minibatches_from_a_spawned_process(tmp_path: Path) -> None:
-    path = original(tmp_path / "data.h5", DATA)
+    path = theano_file(tmp_path / "data.h5", DATA)
     np.save(tmp_path / "data-labels.npy", np.arange(23, dtype=np.float32).reshape(23, 1))
     check_minibatches(stored(path, mirror=True, labels="file"), {"workers": 1, "context": "spawn"})
 
@@ -226,12 +226,8 @@ def test_memory_does_not_grow_with_the_file(file: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("way", ["threads", "fork"])
 def test_damage_is_one_line(tmp_path: Path, way: str) -> None:
     """Also from a worker process, where torch would raise a traceback; earlier minibatches are returned."""
-    path = original(tmp_path / "data.h5", DATA)
-    with h5py.File(path) as file:
-        place = file["data16x16"].id.get_chunk_info(9).byte_offset
-    raw = bytearray(path.read_bytes())
-    raw[place + 10 : place + 40] = bytes(30)
-    path.write_bytes(raw)
+    path = theano_file(tmp_path / "data.h5", DATA)
+    damage(path, 16, 9)
     order = Order(23, shuffled=False)
     batches = loader(stored(path), 4, order, **WAYS[way])
     assert numbers(batches, 2) == [[0, 1, 2, 3], [4, 5, 6, 7]]

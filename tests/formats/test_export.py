@@ -3,7 +3,6 @@
 import gc
 import io
 import json
-import os
 import sys
 import tarfile
 import warnings
@@ -339,40 +338,3 @@ def test_missing_pyarrow(described: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(FormatError, match=r"pip install '.\[parquet\]'"):
         made(described, tmp_path, "parquet")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("to", ["tfrecord", "webdataset", "parquet"])
-def test_written_to_the_disk_before_it_is_noted(
-    to: str, described: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Records before the note that they are done, files before their names."""
-    events: list[str] = []
-    fsync, rename = os.fsync, Path.rename
-
-    def recorded_fsync(file: int) -> None:
-        events.append("fsync " + Path(f"/proc/self/fd/{file}").readlink().name)
-        fsync(file)
-
-    def recorded_rename(path: Path, target: Path) -> Path:
-        events.append(f"rename {path.name}")
-        return rename(path, target)
-
-    monkeypatch.setattr(os, "fsync", recorded_fsync)
-    monkeypatch.setattr(Path, "rename", recorded_rename)
-    export_file(described, tmp_path / "out", to, workers=1)
-    assert events[-1] == "rename data"
-    if to == "tfrecord":
-        records = [i for i, event in enumerate(events) if event.endswith(".tfrecords")]
-        notes = [i for i, event in enumerate(events) if event == "fsync done"]
-        levels = len({events[i] for i in records})
-        assert notes
-        for parts, note in enumerate(notes, 1):
-            assert sum(i < note for i in records) == levels * parts
-    else:
-        partial = [event.removeprefix("fsync ") for event in events if event.endswith(f".{ENDINGS[to]}.partial")]
-        assert partial
-        for name in {one.removeprefix("rename ") for one in partial}:
-            assert events.index(f"fsync {name}") < events.index(f"rename {name}")
-
-
-ENDINGS = {"webdataset": "tar", "parquet": "parquet"}

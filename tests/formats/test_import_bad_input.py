@@ -27,6 +27,7 @@ from celebahq_builder.formats import find_format, image_tables
 from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.formats.image_file import SizeError, read_header
 from celebahq_builder.parallel import peak_memory_bytes
+from tests.hdf5.files import damage
 from tests.hdf5.pyramids import described_file, noise, theano_file
 
 
@@ -343,11 +344,7 @@ def test_hdf5_of_other_pixels_than_were_written(tmp_path: Path) -> None:
 
 def test_hdf5_with_a_damaged_chunk(tmp_path: Path) -> None:
     path = theano_file(tmp_path / "in.h5", noise(3, 32))
-    with h5py.File(path) as file:
-        place = file["data32x32"].id.get_chunk_info(1).byte_offset
-    raw = bytearray(path.read_bytes())
-    raw[place + 100 : place + 200] = bytes(100)
-    path.write_bytes(raw)
+    damage(path, 32, 1)
     assert "image 1 of data32x32 cannot be read" in refused(path)
 
 

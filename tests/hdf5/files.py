@@ -1,4 +1,4 @@
-"""HDF5 files for tests, written by h5py alone: with and without metadata, sound and damaged."""
+"""HDF5 files for tests, by this package or by h5py alone: with and without metadata, sound and damaged."""
 
 import hashlib
 import os
@@ -9,7 +9,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from celebahq_builder.hdf5 import images_per_job
+from celebahq_builder.hdf5.codecs import GZIP, Codec
 from celebahq_builder.hdf5.untrusted import find_problem, trust
+from celebahq_builder.hdf5.writer import PyramidWriter, pack
 from tests.reference.pyramid import level as reference_level
 
 Images = NDArray[np.uint8]
@@ -67,10 +70,21 @@ def store_unchecked(path: Path, images: Images, **columns: Any) -> Path:
     return path
 
 
-def damage(path: Path, resolution: int, number: int) -> None:
-    """Overwrite the beginning of an image's chunk with zeros."""
+def ours(path: Path, images: Images, codec: Codec = GZIP, file_attributes: Any = None, **columns: Any) -> Path:
+    """Write a file by this package."""
+    count, channels, resolution, _ = images.shape
+    with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
+        at_once = images_per_job(resolution, channels)
+        for start in range(0, count, at_once):
+            writer.write(pack(images[start : start + at_once], resolution, channels, codec))
+        writer.finish(columns, file_attributes or {})
+    return path
+
+
+def damage(path: Path, resolution: int, chunk: int) -> None:
+    """Overwrite the beginning of a chunk with zeros."""
     with h5py.File(path) as file:
-        place = file[f"data{resolution}x{resolution}"].id.get_chunk_info(number).byte_offset
+        place = file[f"data{resolution}x{resolution}"].id.get_chunk_info(chunk).byte_offset
     raw = bytearray(path.read_bytes())
     raw[place : place + 8] = bytes(8)
     path.write_bytes(raw)

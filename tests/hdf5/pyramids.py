@@ -1,38 +1,34 @@
-"""Small HDF5 files to export, written by h5py alone."""
+"""Small HDF5 files of the ProGAN authors' tool and of the pack stage, written by h5py alone."""
 
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from celebahq_builder.imaging.pyramid import build_pyramid
 from celebahq_builder.storage import sha256
-from tests.hdf5.files import trust_if_sound
+from tests.hdf5.files import Images, noise, trust_if_sound
 
-Images = NDArray[np.uint8]
-
-SHARD = 16
-"""Images per shard, so few that there are several shards."""
-
-
-def noise(count: int, side: int, channels: int = 3, seed: int = 0) -> Images:
-    return np.random.default_rng(seed).integers(0, 256, (count, channels, side, side), dtype=np.uint8)
+__all__ = ["Images", "described_file", "noise", "theano_file", "tree"]
 
 
 def theano_file(path: Path, images: Images) -> Path:
-    """Write levels without metadata, one image per chunk, as the ProGAN authors' tool does."""
+    """Write levels alone, as the ProGAN authors' tool does: they grow, and each image of 8x8 or more is one chunk."""
     with h5py.File(path, "w") as file:
         for level in build_pyramid(images):
-            file.create_dataset(
-                f"data{level.shape[-1]}x{level.shape[-1]}",
-                data=level,
-                maxshape=(None, *level.shape[1:]),
-                chunks=(1, *level.shape[1:]),
+            shape = level.shape[1:]
+            dataset = file.create_dataset(
+                f"data{shape[-1]}x{shape[-1]}",
+                shape=(0, *shape),
+                maxshape=(None, *shape),
+                chunks=(max(1, 64 // shape[-1] ** 2), *shape),
+                dtype=np.uint8,
                 compression="gzip",
                 compression_opts=4,
             )
+            dataset.resize(len(level), axis=0)
+            dataset[:] = level
     return trust_if_sound(path)
 
 

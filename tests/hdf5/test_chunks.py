@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5.chunks import LevelReader, UnreadableImagesError
 from celebahq_builder.hdf5.codecs import codec
-from tests.data.files import Images, images, original, ours
-from tests.hdf5.files import trust_if_sound
+from tests.hdf5.files import Images, damage, noise, ours, trust_if_sound
+from tests.hdf5.pyramids import theano_file
 
-LAYOUTS: dict[str, Callable[[Path, Images], Path]] = {"ours": ours, "original": original}
+LAYOUTS: dict[str, Callable[[Path, Images], Path]] = {"ours": ours, "theano": theano_file}
 
 
 @pytest.fixture(params=LAYOUTS)
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return LAYOUTS[request.param](tmp_path / "data.h5", images(37, 64))
+    return LAYOUTS[request.param](tmp_path / "data.h5", noise(37, 64))
 
 
 @pytest.mark.parametrize("resolution", [64, 32, 16, 8, 4, 2, 1])
@@ -82,7 +82,7 @@ def test_any_chunks(tmp_path_factory: pytest.TempPathFactory, layout, packed: bo
 
 @pytest.mark.parametrize("name", ["none", "gzip", "blosc2"])
 def test_every_codec(tmp_path: Path, name: str) -> None:
-    data = images(9, 16)
+    data = noise(9, 16)
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file.create_dataset("data16x16", data=data, chunks=(2, 3, 16, 16), **codec(name).keywords)
     trust_if_sound(tmp_path / "data.h5")
@@ -92,7 +92,7 @@ def test_every_codec(tmp_path: Path, name: str) -> None:
 
 
 def test_contiguous(tmp_path: Path) -> None:
-    data = images(5, 8)
+    data = noise(5, 8)
     with h5py.File(tmp_path / "data.h5", "w") as file:
         file["data8x8"] = data
     trust_if_sound(tmp_path / "data.h5")
@@ -101,15 +101,15 @@ def test_contiguous(tmp_path: Path) -> None:
 
 def test_user_block(tmp_path: Path) -> None:
     """Offsets are relative to the start of the file, not to the end of the user block."""
-    data = images(5, 8)
+    data = noise(5, 8)
     with h5py.File(tmp_path / "data.h5", "w", userblock_size=1024) as file:
         file.create_dataset("data8x8", data=data, chunks=(2, 3, 8, 8), compression="gzip")
     np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read(range(5)), data)
 
 
 def test_chunk_without_filter(tmp_path: Path) -> None:
-    data = images(3, 8)
-    path = original(tmp_path / "data.h5", data)
+    data = noise(3, 8)
+    path = theano_file(tmp_path / "data.h5", data)
     with h5py.File(path, "r+") as file:
         file["data8x8"].id.write_direct_chunk((1, 0, 0, 0), data[2].tobytes(), filter_mask=1)
     with h5py.File(path) as file:
@@ -118,7 +118,7 @@ def test_chunk_without_filter(tmp_path: Path) -> None:
 
 
 def test_chunk_is_read_once_for_all_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    level = LevelReader(original(tmp_path / "data.h5", images(70, 16)), 4, threads=1)
+    level = LevelReader(theano_file(tmp_path / "data.h5", noise(70, 16)), 4, threads=1)
     reads = []
     pread = os.pread
     monkeypatch.setattr(os, "pread", lambda *args: reads.append(args) or pread(*args))
@@ -265,7 +265,7 @@ def test_level_of_a_writer_that_was_killed(file: Path) -> None:
 
 
 def test_no_images(tmp_path: Path) -> None:
-    assert error_line(original(tmp_path / "data.h5", images(0, 8))).endswith("data8x8 has no images")
+    assert error_line(theano_file(tmp_path / "data.h5", noise(0, 8))).endswith("data8x8 has no images")
 
 
 def test_chunks_that_were_never_written(file: Path) -> None:
@@ -280,7 +280,7 @@ def test_chunks_that_were_never_written(file: Path) -> None:
 
 @pytest.mark.parametrize("keywords", [{"compression": "lzf"}, {"compression": "gzip", "shuffle": True}])
 def test_other_filters_are_read_by_hdf5(tmp_path: Path, keywords: dict[str, object]) -> None:
-    data = images(4, 8)
+    data = noise(4, 8)
     with h5py.File(tmp_path / "data.h5", "w") as f:
         f.create_dataset("data8x8", data=data, chunks=(3, 3, 8, 8), **keywords)
     trust_if_sound(tmp_path / "data.h5")
@@ -301,17 +301,14 @@ def read_by_hdf5(path: Path, data: Images) -> None:
 def test_damage_found_by_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as f:
-        f.create_dataset("data8x8", data=images(4, 8), chunks=(1, 3, 8, 8), compression="gzip", fletcher32=True)
-        place = f["data8x8"].id.get_chunk_info(2).byte_offset
-    raw = bytearray(path.read_bytes())
-    raw[place + 10 : place + 40] = bytes(30)
-    path.write_bytes(raw)
+        f.create_dataset("data8x8", data=noise(4, 8), chunks=(1, 3, 8, 8), compression="gzip", fletcher32=True)
+    damage(path, 8, 2)
     assert "image 2 of data8x8 cannot be read: " in error_line(path, numbers=range(4))
 
 
 def test_unknown_filter(tmp_path: Path) -> None:
     """h5py cannot write such a file, so the filter's number is changed in the file."""
-    path = original(tmp_path / "data.h5", images(4, 8))
+    path = theano_file(tmp_path / "data.h5", noise(4, 8))
     raw = path.read_bytes()
     message = bytes([1, 1]) + bytes(6) + (1).to_bytes(2, "little")  # filter pipeline, version 1, one filter: deflate
     assert raw.count(message) == 4
@@ -349,7 +346,7 @@ def test_hdf5_file_of_another_kind(tmp_path: Path) -> None:
 
 def test_other_datasets_are_ignored(tmp_path: Path) -> None:
     """Files of other programs often end at 4x4, and hold further datasets."""
-    data = images(5, 8)
+    data = noise(5, 8)
     with h5py.File(tmp_path / "data.h5", "w") as f:
         f["data8x8"], f["data4x4"], f["database"], f["data_of_mine"] = data, data[:, :, ::2, ::2], 1, [1, 2]
     np.testing.assert_array_equal(LevelReader(tmp_path / "data.h5").read(range(5)), data)
@@ -357,24 +354,17 @@ def test_other_datasets_are_ignored(tmp_path: Path) -> None:
 
 
 def test_damaged_chunk(file: Path) -> None:
-    with h5py.File(file) as f:
-        chunk = f["data64x64"].id.get_chunk_info(7)
-        images_each = f["data64x64"].chunks[0]
-    raw = bytearray(file.read_bytes())
-    raw[chunk.byte_offset + 10 : chunk.byte_offset + 40] = bytes(30)
-    file.write_bytes(raw)
-    first, last = chunk.chunk_offset[0], min(chunk.chunk_offset[0] + images_each, 37) - 1
-    which = f"image {first}" if first == last else f"images {first} to {last}"
-    assert f"{which} of data64x64 cannot be read: " in error_line(file)
+    damage(file, 64, 7)
+    damage(file, 2, 0)
+    with h5py.File(file) as plain:
+        last = min(plain["data2x2"].chunks[0], 37) - 1
+    assert "image 7 of data64x64 cannot be read: " in error_line(file)
+    assert f"images 0 to {last} of data2x2 cannot be read: " in error_line(file, 2)
     LevelReader(file).read([0])  # the other images can be read
 
 
 def test_errors_pass_between_processes(file: Path) -> None:
-    with h5py.File(file) as f:
-        place = f["data64x64"].id.get_chunk_info(0).byte_offset
-    raw = bytearray(file.read_bytes())
-    raw[place : place + 40] = bytes(40)
-    file.write_bytes(raw)
+    damage(file, 64, 0)
     with pytest.raises(UnreadableImagesError) as caught:
         LevelReader(file).read([0])
     again = pickle.loads(pickle.dumps(caught.value))

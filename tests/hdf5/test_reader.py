@@ -1,6 +1,5 @@
 """Files written and read again; compatibility with the Theano tool; damaged files."""
 
-import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,51 +14,31 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.hdf5 import CHUNK_BYTES, CHUNK_IMAGES, images_per_chunk, images_per_job, level_name
-from celebahq_builder.hdf5.codecs import Codec, Gzip, codec
+from celebahq_builder.hdf5.codecs import GZIP, Codec, Gzip, codec
 from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
 from celebahq_builder.hdf5.writer import Columns, PyramidWriter, pack
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.storage import is_partial_of, partial_path
-from tests.hdf5.files import store
+from tests.hdf5.files import Images, damage, hashes, noise, ours, store
 from tests.reference import theano_reader
 from tests.reference.pyramid import level as reference_level
 
-Images = NDArray[np.uint8]
 
-GZIP = Gzip()
-
-
-def images(count: int, resolution: int, seed: int = 0, channels: int = 3) -> Images:
-    shape = (count, channels, resolution, resolution)
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def sha256(image: Images) -> str:
-    return hashlib.sha256(image.tobytes()).hexdigest()
-
-
-def write(path: Path, data: Images, codec: Codec = GZIP, columns: Columns | None = None) -> Path:
+def write(path: Path, data: Images, codec: Codec = GZIP) -> Path:
     """Write images with a few columns and attributes."""
-    count, channels, resolution, _ = data.shape
-    with PyramidWriter(path, count=count, resolution=resolution, channels=channels, codec=codec) as writer:
-        at_once = images_per_job(resolution, channels)
-        for start in range(0, count, at_once):
-            writer.write(pack(data[start : start + at_once], resolution, channels, codec))
-        texts = {
-            "file": [f"{i:06d}.jpg" for i in range(count)],
-            "score": np.linspace(0, 1, count),
-            "split": ["train" if i % 2 else "" for i in range(count)],
-        }
-        writer.finish(
-            {**texts, **(columns or {})},
-            {"recipe": {"resolution": resolution}, "names": ["é", "b"], "seed": 7, "made_by": "test"},
-        )
-    return path
+    count, _, resolution, _ = data.shape
+    columns = {
+        "file": [f"{i:06d}.jpg" for i in range(count)],
+        "score": np.linspace(0, 1, count),
+        "split": ["train" if i % 2 else "" for i in range(count)],
+    }
+    attributes = {"recipe": {"resolution": resolution}, "names": ["é", "b"], "seed": 7, "made_by": "test"}
+    return ours(path, data, codec, attributes, **columns)
 
 
 @pytest.fixture
 def sound(tmp_path: Path) -> Path:
-    return write(tmp_path / "sound.h5", images(5, 8))
+    return write(tmp_path / "sound.h5", noise(5, 8))
 
 
 def problems(path: Path) -> list[str]:
@@ -75,7 +54,7 @@ def problems(path: Path) -> list[str]:
     st.sampled_from([("gzip", 0), ("gzip", 9), ("none", 0), ("blosc2", 0)]),
 )
 def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, how: tuple[str, int]) -> None:
-    data = images(count, resolution, seed=count, channels=channels)
+    data = noise(count, resolution, channels, seed=count)
     path = write(tmp_path / "data.h5", data, codec(*how))
     pyramid = build_pyramid(data)
     with PyramidFile(path) as file:
@@ -83,7 +62,7 @@ def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, 
         assert (file.resolution, file.resolutions) == (resolution, levels(resolution))
         for r, expected in zip(levels(resolution), pyramid, strict=True):
             np.testing.assert_array_equal(file.level(r)[:], expected)
-        assert file.photos.get("sha256") == [sha256(image) for image in data]
+        assert file.photos.get("sha256") == hashes(data)
         assert list(file.problems()) == []
     for expected, found in zip(pyramid, theano_reader.read(path), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -92,13 +71,13 @@ def test_round_trip(tmp_path: Path, count: int, resolution: int, channels: int, 
 @pytest.mark.parametrize(("count", "resolution"), [(1023, 2), (1025, 2), (2500, 1), (700, 64), (3, 1024)])
 def test_chunks_across_jobs(count: int, resolution: int, tmp_path: Path) -> None:
     """A chunk of the smallest levels spans many jobs, and the last chunk is not full."""
-    data = images(count, resolution)
+    data = noise(count, resolution)
     for expected, found in zip(build_pyramid(data), theano_reader.read(write(tmp_path / "data.h5", data)), strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
 def test_levels_equal_the_slow_reference(tmp_path: Path) -> None:
-    data = images(2, 16)
+    data = noise(2, 16)
     with h5py.File(write(tmp_path / "data.h5", data)) as file:
         for r in (8, 4, 2, 1):
             for i in range(2):
@@ -107,7 +86,7 @@ def test_levels_equal_the_slow_reference(tmp_path: Path) -> None:
 
 def test_layout_of_the_theano_tool(tmp_path: Path) -> None:
     """Dataset names, shapes, growth along N, type and compression equal those of the Theano tool's files."""
-    with h5py.File(write(tmp_path / "data.h5", images(3, 64))) as file:
+    with h5py.File(write(tmp_path / "data.h5", noise(3, 64))) as file:
         levels_found = [key for key in file if key.startswith("data")]
         assert sorted(levels_found) == sorted(f"data{r}x{r}" for r in (64, 32, 16, 8, 4, 2, 1))
         for r in (64, 32, 16, 8, 4, 2, 1):
@@ -119,7 +98,7 @@ def test_layout_of_the_theano_tool(tmp_path: Path) -> None:
 
 def test_plain_h5py_is_enough(tmp_path: Path) -> None:
     """Three lines read a face in a process without this package and without plugins."""
-    data = images(5, 64)
+    data = noise(5, 64)
     path = write(tmp_path / "data.h5", data)
     code = (
         "import sys; sys.modules['celebahq_builder'] = sys.modules['hdf5plugin'] = None\n"
@@ -132,7 +111,7 @@ def test_plain_h5py_is_enough(tmp_path: Path) -> None:
 
 
 def test_columns_and_attributes(tmp_path: Path) -> None:
-    with PyramidFile(write(tmp_path / "data.h5", images(4, 4))) as file:
+    with PyramidFile(write(tmp_path / "data.h5", noise(4, 4))) as file:
         assert file.photos.get("file") == ["000000.jpg", "000001.jpg", "000002.jpg", "000003.jpg"]
         assert file.photos.get("split") == ["", "train", "", "train"]
         np.testing.assert_array_equal(file.photos.get("score"), np.linspace(0, 1, 4))
@@ -143,7 +122,7 @@ def test_columns_and_attributes(tmp_path: Path) -> None:
 
 
 def test_open_pyramid(tmp_path: Path) -> None:
-    data = images(5, 8)
+    data = noise(5, 8)
     path = write(tmp_path / "data.h5", data)
     with open_pyramid(str(path)) as faces:
         level = faces.images(4)
@@ -159,7 +138,7 @@ def test_open_pyramid(tmp_path: Path) -> None:
 
 
 def test_a_file_with_levels_alone_has_no_columns(tmp_path: Path) -> None:
-    with open_pyramid(store(tmp_path / "data.h5", images(2, 4))) as faces:
+    with open_pyramid(store(tmp_path / "data.h5", noise(2, 4))) as faces:
         assert dict(faces.photos) == {}
 
 
@@ -170,8 +149,8 @@ def test_reading_needs_no_torch(module: str) -> None:
     assert done.stdout == "False\n"
 
 
-def test_no_images(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.h5", images(0, 8))
+def test_no_noise(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.h5", noise(0, 8))
     assert problems(path) == []
     assert [level.shape for level in theano_reader.read(path)] == [(0, 3, r, r) for r in (8, 4, 2, 1)]
 
@@ -189,9 +168,9 @@ def test_chunks_and_jobs_divide_each_other(resolution: int, channels: int) -> No
 
 
 def test_packing_does_not_depend_on_memory_layout() -> None:
-    data = images(7, 16)
+    data = noise(7, 16)
     together = pack(list(data), 16, 3, Gzip())
-    assert pack(iter(data), 16, 3, Gzip()).sha256 == together.sha256 == [sha256(image) for image in data]
+    assert pack(iter(data), 16, 3, Gzip()).sha256 == together.sha256 == hashes(data)
     turned = np.ascontiguousarray(data.transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
     for a, b in zip(together.levels, pack(turned, 16, 3, Gzip()).levels, strict=True):
         assert type(a) is type(b)
@@ -199,10 +178,10 @@ def test_packing_does_not_depend_on_memory_layout() -> None:
 
 
 def test_same_bytes_when_written_twice(tmp_path: Path) -> None:
-    data = images(40, 16)
+    data = noise(40, 16)
     first, second = write(tmp_path / "first.h5", data), write(tmp_path / "second.h5", data)
     assert first.read_bytes() == second.read_bytes()
-    assert write(tmp_path / "third.h5", images(40, 16, seed=1)).read_bytes() != first.read_bytes()
+    assert write(tmp_path / "third.h5", noise(40, 16, seed=1)).read_bytes() != first.read_bytes()
 
 
 # --- Unfinished files --------------------------------------------------------------------------------
@@ -213,7 +192,7 @@ def partial_files(folder: Path) -> list[Path]:
 
 
 def test_the_name_is_given_at_the_end(tmp_path: Path) -> None:
-    path, data = tmp_path / "data.h5", images(2, 8)
+    path, data = tmp_path / "data.h5", noise(2, 8)
     with PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip()) as writer:
         writer.write(pack(data, 8, 3, Gzip()))
         assert list(tmp_path.iterdir()) == partial_files(tmp_path)
@@ -226,7 +205,7 @@ def test_the_name_is_given_at_the_end(tmp_path: Path) -> None:
 def test_nothing_remains_after_an_error(error: type[BaseException], tmp_path: Path) -> None:
     def interrupted() -> None:
         with PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Gzip()) as writer:
-            writer.write(pack(images(2, 8), 8, 3, Gzip()))
+            writer.write(pack(noise(2, 8), 8, 3, Gzip()))
             raise error
 
     with pytest.raises(error):
@@ -251,7 +230,7 @@ def test_a_partial_file_that_vanishes(back: bool, tmp_path: Path) -> None:
 
     def vanishing() -> None:
         with PyramidWriter(tmp_path / "data.h5", count=2, resolution=8, channels=3, codec=Gzip()) as writer:
-            writer.write(pack(images(2, 8), 8, 3, Gzip()))
+            writer.write(pack(noise(2, 8), 8, 3, Gzip()))
             (partial,) = partial_files(tmp_path)
             partial.unlink()
             if back:
@@ -268,7 +247,7 @@ def test_a_link_is_not_written_through(tmp_path: Path) -> None:
     link = partial_path(tmp_path / "data.h5")
     link.symlink_to("theirs")
     with pytest.raises(FormatError, match=r"\.partial exists and is a link; delete it"):
-        write(tmp_path / "data.h5", images(2, 8))
+        write(tmp_path / "data.h5", noise(2, 8))
     assert (tmp_path / "theirs").read_text() == "theirs"
     assert link.is_symlink()
 
@@ -285,7 +264,7 @@ def test_finished_file_is_replaced_only_at_the_end(sound: Path) -> None:
 
 def announce(path: Path, count: int, columns: Columns | None = None) -> None:
     with PyramidWriter(path, count=count, resolution=8, channels=3, codec=Gzip()) as writer:
-        writer.write(pack(images(3, 8), 8, 3, Gzip()))
+        writer.write(pack(noise(3, 8), 8, 3, Gzip()))
         writer.finish(columns or {}, {})
 
 
@@ -440,19 +419,15 @@ def test_five_channels(tmp_path: Path) -> None:
             replace(file, level_name(r), np.zeros((2, 5, r, r), np.uint8))
 
     refused(
-        write(tmp_path / "data.h5", images(2, 8)),
+        write(tmp_path / "data.h5", noise(2, 8)),
         five_channels,
         r"data8x8 has shape \[2, 5, 8, 8\], expected \[N, 3 or 1, 8, 8\]",
     )
 
 
 def test_damaged_chunk(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.h5", images(40, 64))
-    with h5py.File(path) as file:
-        place = file["data64x64"].id.get_chunk_info(7).byte_offset
-    raw = bytearray(path.read_bytes())
-    raw[place + 10 : place + 40] = bytes(30)
-    path.write_bytes(raw)
+    path = write(tmp_path / "data.h5", noise(40, 64))
+    damage(path, 64, 7)
     found = problems(path)
     assert len(found) == 1
     assert found[0].startswith("image 7 of data64x64 cannot be read: ")
@@ -460,16 +435,13 @@ def test_damaged_chunk(tmp_path: Path) -> None:
         file.images(64).read(range(40))
 
 
-def test_damaged_chunk_of_several_images(tmp_path: Path) -> None:
+def test_damaged_chunk_of_several_noise(tmp_path: Path) -> None:
     """All images of the chunk are named together, and the others are still checked."""
-    path = write(tmp_path / "data.h5", images(40, 32))
+    path = write(tmp_path / "data.h5", noise(40, 32))
     with h5py.File(path, "r+") as file:
         assert file["data16x16"].chunks[0] == 16
-        place = file["data16x16"].id.get_chunk_info(1).byte_offset
         file["data32x32"][20, 0, 0, 0] ^= 1
-    raw = bytearray(path.read_bytes())
-    raw[place + 10 : place + 40] = bytes(30)
-    path.write_bytes(raw)
+    damage(path, 16, 1)
     unread, altered = problems(path)
     assert unread.startswith("images 16 to 31 of data16x16 cannot be read: ")
     assert altered == "image 20: its SHA-256 is not the one recorded"
@@ -477,7 +449,7 @@ def test_damaged_chunk_of_several_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_truncated_file(share: float, tmp_path: Path) -> None:
-    path = write(tmp_path / "data.h5", images(40, 32))
+    path = write(tmp_path / "data.h5", noise(40, 32))
     raw = path.read_bytes()
     path.write_bytes(raw[: int(len(raw) * share)])
     with pytest.raises(FormatError, match=r"data\.h5 is not (a readable|an) HDF5 file"):

@@ -75,8 +75,15 @@ def test_metadata_of_images(tmp_path: Path, recorder: Recorder) -> None:
     assert recorder.synced(Path(f"{out}.partial/data/metadata.jsonl.partial"), digest) < renamed
 
 
+@pytest.mark.parametrize("to", ["webdataset", "parquet"])
+def test_shards(to: str, tmp_path: Path, recorder: Recorder) -> None:
+    out = tmp_path / "out"
+    export_file(store(tmp_path / "in.h5", noise(5, 8)), out, to, shard=2, workers=1)
+    assert len([recorder.named(Path(f"{out}.partial/data", path.name)) for path in out.iterdir()]) == 3
+
+
 def test_tfrecord(tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The note of a finished part is empty while the part's records are being put on the disk."""
+    """A finished part of 32 images is noted after its records are on the disk."""
     out, notes, recorded_fsync = tmp_path / "out", [], os.fsync
 
     def fsync(descriptor: int) -> None:
@@ -85,9 +92,11 @@ def test_tfrecord(tmp_path: Path, recorder: Recorder, monkeypatch: pytest.Monkey
             notes.append(Path(f"{out}.partial/done").read_text())
 
     monkeypatch.setattr(os, "fsync", fsync)
-    export_file(store(tmp_path / "in.h5", noise(5, 8)), out, "tfrecord", workers=1)
+    export_file(store(tmp_path / "in.h5", noise(35, 8)), out, "tfrecord", workers=1)
     files = sorted(out.glob("*.tfrecords"))
-    assert notes == [""] * len(files) != []
+    assert len(files) == 2
+    assert notes == [""] * 2 + ["0\n"] * 2
+    assert [call.source for call in recorder.calls].count(f"{out}.partial/done") == 2
     renamed = next(i for i, call in enumerate(recorder.calls) if call.target == str(out))
     for file in files:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
