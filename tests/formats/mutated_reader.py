@@ -25,8 +25,9 @@ from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats import cifar10, lsun, mnist, parquet, tfrecord, webdataset
 from celebahq_builder.image_set import ImageSet
 from tests.formats import test_cifar10, test_lsun, test_mnist
+from tests.formats.files import coded
 from tests.formats.test_parquet_reader import table
-from tests.formats.test_webdataset_reader import coded, shard
+from tests.formats.test_webdataset_reader import shard
 from tests.hdf5.pyramids import noise
 
 MEMORY_BYTES = 4 << 30

@@ -157,10 +157,11 @@ def test_hostile_tables(kind: str, table: str, data: bytes, expected_text: str, 
     assert expected_text in str(raised.value)
 
 
-def test_size_of_the_table_of_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@KINDS
+def test_size_of_the_table_of_labels(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_tables, "MAX_JSON_BYTES", 1000)
     with pytest.raises(FormatError, match=r"dataset\.json has more than 1000 bytes"):
-        opened("folder", tmp_path / "in", {**IMAGES, "dataset.json": bytes(1001)})
+        opened(kind, tmp_path / "in", {**IMAGES, "dataset.json": bytes(1001)})
 
 
 @KINDS

@@ -1,34 +1,28 @@
 """Imports: round trips of pixels, labels and metadata, and data sets of other programs."""
 
-import io
 import json
-import struct
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
-import tfrecord
 from PIL import Image
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.formats import load_formats, recognise
 from celebahq_builder.formats.conversion import export_file, import_images
-from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.hdf5.writer import NAME_COLUMNS
-from celebahq_builder.imaging.image_io import encode_png
 from celebahq_builder.imaging.pyramid import build_pyramid
 from tests.formats import test_cifar10 as cifar10_files
 from tests.formats import test_lsun as lsun_files
 from tests.formats import test_mnist as mnist_files
+from tests.formats.files import pixels, save, to_pil
 from tests.hdf5.files import trust_if_sound
-from tests.hdf5.pyramids import Images, described_file, noise, theano_file
-from tests.reference import theano_reader
+from tests.hdf5.pyramids import described_file, noise, theano_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,12 +42,6 @@ def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
     back = folder / "back.h5"
     import_images(away, back)
     return back
-
-
-def pixels(path: Path) -> list[Images]:
-    with PyramidFile(path) as file:
-        assert list(file.problems()) == []  # hashes and levels
-    return theano_reader.read(path)
 
 
 def photos(path: Path) -> dict[str, Any]:
@@ -139,18 +127,13 @@ def test_same_bytes_for_any_number_of_workers(tmp_path: Path) -> None:
 # --- Data sets of other programs
 
 
-def save(path: Path, image: Images, **how: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(path, **how)
-
-
 @pytest.mark.parametrize("ending", ["png", "webp", "bmp", "tif", "jpg"])
 def test_kinds_of_image_files(ending: str, tmp_path: Path) -> None:
     """Images are in the order of their paths, with the pixels that Pillow decodes."""
     data = noise(3, 16)
     names = [f"b/2.{ending}", f"a/10.{ending}", f"B.{ending}"]
     for image, name in zip(data, names, strict=True):
-        save(tmp_path / "in" / name, image, **({"lossless": True} if ending == "webp" else {}))
+        save(tmp_path / "in" / name, to_pil(image), **({"lossless": True} if ending == "webp" else {}))
     (tmp_path / "in" / "readme.txt").write_text("passed over")
     import_images(tmp_path / "in", tmp_path / "out.h5")
     expected = [np.asarray(Image.open(tmp_path / "in" / name)).transpose(2, 0, 1) for name in sorted(names)]
@@ -162,10 +145,10 @@ def test_kinds_of_image_files(ending: str, tmp_path: Path) -> None:
 
 def test_grey_only_if_all_images_are(tmp_path: Path) -> None:
     grey = noise(1, 8, channels=1)[0]
-    save(tmp_path / "in" / "grey.png", grey)
+    save(tmp_path / "in" / "grey.png", to_pil(grey))
     import_images(tmp_path / "in", tmp_path / "grey.h5")
     assert pixels(tmp_path / "grey.h5")[0].shape == (1, 1, 8, 8)
-    save(tmp_path / "in" / "rgb.png", noise(1, 8)[0])
+    save(tmp_path / "in" / "rgb.png", to_pil(noise(1, 8)[0]))
     import_images(tmp_path / "in", tmp_path / "both.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "both.h5")[0], [np.repeat(grey, 3, axis=0), noise(1, 8)[0]])
 
@@ -175,9 +158,9 @@ def test_resized(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     wide = rng.integers(0, 256, (3, 20, 33), dtype=np.uint8)
     right = noise(1, 8)[0]
-    save(tmp_path / "in" / "1.png", wide)
-    save(tmp_path / "in" / "2.png", right)
-    save(tmp_path / "in" / "3.png", rng.integers(0, 256, (3, 3, 2), dtype=np.uint8))
+    save(tmp_path / "in" / "1.png", to_pil(wide))
+    save(tmp_path / "in" / "2.png", to_pil(right))
+    save(tmp_path / "in" / "3.png", rng.integers(0, 256, (3, 2, 3), dtype=np.uint8))
     import_images(tmp_path / "in", tmp_path / "out.h5", resize=8)
     found = pixels(tmp_path / "out.h5")[0]
     middle = Image.fromarray(wide.transpose(1, 2, 0)[:, 6:26]).resize((8, 8), Image.Resampling.LANCZOS)
@@ -188,7 +171,7 @@ def test_resized(tmp_path: Path) -> None:
 def test_metadata_of_others(tmp_path: Path) -> None:
     """The order is that of the lines; missing values are empty, and values that cannot be a column become text."""
     for i, image in enumerate(noise(3, 8)):
-        save(tmp_path / "in" / f"{i}.png", image)
+        save(tmp_path / "in" / f"{i}.png", to_pil(image))
     lines: list[dict[str, Any]] = [
         {"file_name": "2.png", "text": "é", "age": 20, "box": [1, 2], "tags": ["a"]},
         {"file_name": "0.png", "text": "b", "age": None, "box": [3, 4]},
@@ -202,71 +185,6 @@ def test_metadata_of_others(tmp_path: Path) -> None:
     assert (found["text"], found["tags"]) == (["é", "b", ""], ['["a"]', "", ""])
     assert repr(found["age"][1]) == "[20.0, nan, 40.0]"
     assert found["box"][1] == [[1, 2], [3, 4], [5, 6.5]]
-
-
-def test_compressed_zip_without_labels(tmp_path: Path) -> None:
-    data = noise(3, 8)
-    with zipfile.ZipFile(tmp_path / "in.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        for i, image in enumerate(data):
-            buffer = io.BytesIO()
-            Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "png")
-            archive.writestr(f"{9 - i}.png", buffer.getvalue())
-        archive.writestr("notes/", "")
-        archive.writestr("notes/a.txt", "passed over")
-    import_images(tmp_path / "in.zip", tmp_path / "out.h5")
-    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data[::-1])
-
-
-@pytest.mark.parametrize("marked", [("<H", 10), ("<I", 12), ("<I", 16)], ids=["entries", "size", "offset"])
-def test_zip_with_the_end_record_of_a_large_zip(marked: tuple[str, int], tmp_path: Path) -> None:
-    """A zip of 65,535 entries or of 4 GB has a second end record, which the values of the first announce."""
-    data = noise(5, 8)
-    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
-        for number, image in enumerate(data):
-            archive.writestr(f"{number}.png", encode_png(image))
-    raw = (tmp_path / "in.zip").read_bytes()
-    at = raw.rindex(b"PK\5\6")
-    count, size, offset = struct.unpack_from("<HII", raw, at + 10)
-    large = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, size, offset)
-    locator = struct.pack("<4sIQI", b"PK\6\7", 0, at, 1)
-    end = bytearray(raw[at:])
-    kind, place = marked
-    struct.pack_into(kind, end, place, (1 << 8 * struct.calcsize(kind)) - 1)
-    (tmp_path / "in.zip").write_bytes(raw[:at] + large + locator + end)
-    import_images(tmp_path / "in.zip", tmp_path / "out.h5")
-    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
-
-
-def test_tfrecord_of_another_writer(tmp_path: Path) -> None:
-    """Other fields are ignored, and the order of the fields has no effect."""
-    data = noise(3, 8)
-    writer = tfrecord.TFRecordWriter(str(tmp_path / "other.tfrecords"))
-    for image in data:
-        shape = (list(image.shape), "int")
-        writer.write({"z": (1.5, "float"), "data": (image.tobytes(), "byte"), "shape": shape, "a": (7, "int")})
-    writer.close()
-    import_images(tmp_path / "other.tfrecords", tmp_path / "out.h5")
-    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
-
-
-def test_tfrecord_with_unpacked_numbers(tmp_path: Path) -> None:
-    from tests.reference.tfrecord_frames import masked
-
-    data = noise(1, 4)[0]
-
-    def field(number: int, value: bytes) -> bytes:
-        assert len(value) < 128
-        return bytes([number << 3 | 2, len(value)]) + value
-
-    shape = field(1, b"shape") + field(2, field(3, bytes([8, 3, 8, 4, 8, 4])))
-    imaged = field(1, b"data") + field(2, field(1, field(1, data.tobytes())))
-    features = field(1, shape) + field(1, imaged)
-    payload = field(1, features)
-    length = struct.pack("<Q", len(payload))
-    record = length + struct.pack("<I", masked(length)) + payload + struct.pack("<I", masked(payload))
-    (tmp_path / "one.tfrecords").write_bytes(record)
-    import_images(tmp_path / "one.tfrecords", tmp_path / "out.h5")
-    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data[None])
 
 
 def test_uncompressed_hdf5_of_another_writer(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from celebahq_builder.formats import recognise
 from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.parquet import read
 from celebahq_builder.formats.parquet_rows import BATCH_IMAGES
-from tests.formats.test_import_bad_input import refused
-from tests.formats.test_webdataset_reader import coded, top
+from tests.formats.files import coded, cut, pixels, refused
 from tests.hdf5.pyramids import Images, noise
 
 ROOT = Path(__file__).parents[2]
@@ -68,7 +67,7 @@ def test_of_datasets(tmp_path: Path) -> None:
     datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "in" / "0000.parquet"))
     assert recognise(tmp_path / "in") == recognise(tmp_path / "in" / "0000.parquet") == "parquet"
     import_images(tmp_path / "in", tmp_path / "out.h5")
-    np.testing.assert_array_equal(top(tmp_path / "out.h5"), data)
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
     labels = np.load(tmp_path / "out-labels.npy")
     np.testing.assert_array_equal(labels, np.eye(4)[[1, 0, 2, 1, 0]])
     assert labels.dtype == np.float32
@@ -236,7 +235,7 @@ def test_hash_of_another_program(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
 def test_cut_short(share: float, tmp_path: Path) -> None:
     path = table(tmp_path / "in.parquet", noise(9, 16))
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    cut(path, share)
     assert "is not readable Parquet, or damaged" in refused(path)
 
 

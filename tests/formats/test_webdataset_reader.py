@@ -19,15 +19,8 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import recognise
 from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.webdataset import read
-from celebahq_builder.hdf5.reader import PyramidFile
-from tests.formats.test_import_bad_input import refused, refused_again
+from tests.formats.files import coded, flip, pixels, refused
 from tests.hdf5.pyramids import Images, noise
-
-
-def coded(image: Images, kind: str = "png", **how: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(buffer, kind, **how)
-    return buffer.getvalue()
 
 
 def shard(path: Path, members: Iterable[tuple[str, bytes]], **header: Any) -> Path:
@@ -44,12 +37,6 @@ def shard(path: Path, members: Iterable[tuple[str, bytes]], **header: Any) -> Pa
 
 def samples(images: Images, first: int = 0) -> list[tuple[str, bytes]]:
     return [(f"{number:04d}.png", coded(image)) for number, image in enumerate(images, first)]
-
-
-def top(path: Path) -> Images:
-    with PyramidFile(path) as file:
-        assert list(file.problems()) == []
-        return np.asarray(file.level(file.resolution)[:])
 
 
 # --- Shards of other programs
@@ -74,7 +61,7 @@ def test_written_by_webdataset(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert recognise(tmp_path / "in") == "webdataset"
     import_images(tmp_path / "in", tmp_path / "out.h5")
     expected = [np.asarray(Image.open(io.BytesIO(coded(one, "jpeg", quality=95)))).transpose(2, 0, 1) for one in data]
-    np.testing.assert_array_equal(top(tmp_path / "out.h5"), expected)
+    np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], expected)
     np.testing.assert_array_equal(np.load(tmp_path / "out-labels.npy"), np.eye(3)[np.arange(7) % 3])
     with h5py.File(tmp_path / "out.h5") as file:
         assert file["photos/file"].asstr()[:].tolist() == [f"faces/{number:03d}.jpg" for number in range(7)]
@@ -126,7 +113,7 @@ def test_resized_and_limited(tmp_path: Path) -> None:
     images = [np.random.default_rng(i).integers(0, 256, (3, *size), dtype=np.uint8) for i, size in enumerate(sizes)]
     shard(tmp_path / "in" / "0.tar", [(f"{i}.png", coded(one)) for i, one in enumerate(images)])
     import_images(tmp_path / "in", tmp_path / "out.h5", resize=16, limit=2)
-    found = top(tmp_path / "out.h5")
+    found = pixels(tmp_path / "out.h5")[0]
     middle = Image.fromarray(images[0].transpose(1, 2, 0)[:, 6:26]).resize((16, 16), Image.Resampling.LANCZOS)
     np.testing.assert_array_equal(found, [np.asarray(middle).transpose(2, 0, 1), images[1]])
 
@@ -195,11 +182,18 @@ def test_hidden_and_system_files(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert f"{path}: passed over 4 hidden or system files, such as ._a.png" in caplog.messages
 
 
-@pytest.mark.parametrize(("name", "program"), [("0.tar.bz2", "bunzip2"), ("0.tar.xz", "unxz"), ("0.tar.zst", "unzstd")])
-def test_archives_of_other_compressions(name: str, program: str, tmp_path: Path) -> None:
-    start = {"bunzip2": b"BZh9", "unxz": b"\xfd7zXZ\0", "unzstd": b"(\xb5/\xfd"}[program]
+@pytest.mark.parametrize(
+    ("name", "start", "kind", "program"),
+    [
+        ("0.tar.bz2", b"BZh9", "bzip2", "bunzip2"),
+        ("0.tar.xz", b"\xfd7zXZ\0", "xz", "unxz"),
+        ("0.tar", b"\xfd7zXZ\0", "xz", "unxz"),
+        ("0.tar.zst", b"(\xb5/\xfd", "zstd", "unzstd"),
+    ],
+)
+def test_archives_of_other_compressions(name: str, start: bytes, kind: str, program: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(start + bytes(999))
-    assert f"unpack it first, with {program}" in refused(tmp_path / name)
+    assert f"{name} is compressed by {kind}; unpack it first, with {program}" in refused(tmp_path / name)
 
 
 # --- Damage that tarfile does not report
@@ -223,9 +217,7 @@ def test_cut_short_anywhere(archive: Path) -> None:
 
 
 def test_damaged_header(archive: Path) -> None:
-    raw = bytearray(archive.read_bytes())
-    raw[raw.index(b"0004.png") + 1] ^= 1
-    archive.write_bytes(raw)
+    flip(archive, archive.read_bytes().index(b"0004.png") + 1)
     assert "0.tar is damaged: at byte" in refused(archive.parent)
 
 
@@ -244,13 +236,6 @@ def test_two_archives_in_one_file(archive: Path) -> None:
     assert "0.tar continues after its end" in refused(archive.parent)
 
 
-def test_compressed(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    with tarfile.open(tmp_path / "in" / "0.tar", "w:xz") as tar:
-        tar.add(__file__, "a.png")
-    assert "0.tar is compressed by xz; unpack it first, with unxz" in refused(tmp_path / "in")
-
-
 def test_compressed_by_gzip(tmp_path: Path) -> None:
     data = noise(5, 8)
     for number, images in enumerate((data[:3], data[3:])):
@@ -265,13 +250,13 @@ def test_compressed_by_gzip(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", [-1, -8, 200])
 def test_damaged_gzip(at: int, tmp_path: Path) -> None:
     plain = shard(tmp_path / "0.tar", samples(noise(5, 8)))
-    raw = bytearray(gzip.compress(plain.read_bytes()))
-    raw[at] ^= 1
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "0.tar.gz").write_bytes(raw)
+    packed = tmp_path / "in" / "0.tar.gz"
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    flip(packed, at)
     assert "0.tar.gz cannot be read, or is cut short" in refused(tmp_path / "in")
-    (tmp_path / "in" / "0.tar.gz").write_bytes(raw[:-9])
-    assert "0.tar.gz cannot be read, or is cut short" in refused_again(tmp_path / "in")
+    packed.write_bytes(packed.read_bytes()[:-9])
+    assert "0.tar.gz cannot be read, or is cut short" in refused(tmp_path / "in")
 
 
 def test_gzip_of_zeros(tmp_path: Path) -> None:
