@@ -12,11 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celebahq_builder.errors import (
-    DiskFull,
-    SourceError,
-    WorkspaceError,
-)
+from celebahq_builder.errors import DiskFull, SourceError, WorkspaceError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.writer import PyramidWriter
 from celebahq_builder.hdf5.writer import pack as pack_images

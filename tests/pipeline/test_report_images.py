@@ -18,15 +18,7 @@ from celebahq_builder.pipeline.build_report import write_build_report
 from celebahq_builder.pipeline.results import photo_statuses
 from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import SAMPLE
-from tests.pipeline.report_page import (
-    EXAMPLE_STAGES,
-    TIMES_4,
-    Page,
-    images_of,
-    open_image,
-    rewritten,
-    scores_of,
-)
+from tests.pipeline.report_page import EXAMPLE_STAGES, TIMES_4, Page, images_of, open_image, rewritten, scores_of
 
 
 def test_images_decode_and_are_described(report_run: Workspace) -> None:

@@ -11,12 +11,7 @@ from celebahq_builder.pipeline.face import Identity, PhotoRecord
 from celebahq_builder.pipeline.results import rejected_csv
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import in_order
-from celebahq_builder.pipeline.stages.select import (
-    Candidate,
-    SelectRecord,
-    select_best,
-    selection_csv,
-)
+from celebahq_builder.pipeline.stages.select import Candidate, SelectRecord, select_best, selection_csv
 
 
 def candidate(name: str, score: float) -> Candidate:

@@ -8,12 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celebahq_builder.errors import (
-    FingerprintMismatch,
-    RecipeError,
-    WorkspaceError,
-    WorkspaceLocked,
-)
+from celebahq_builder.errors import FingerprintMismatch, RecipeError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.hdf5.integrity import Checked
 from celebahq_builder.pipeline.stages import align, pack, select
 from celebahq_builder.pipeline.status import status_lines
