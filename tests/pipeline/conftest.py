@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from celebahq_builder.pipeline import batch
+from celebahq_builder.pipeline import batch, photo_context
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
@@ -48,3 +48,16 @@ def report_run(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def report_copy(report_run: Workspace, tmp_path: Path) -> Workspace:
     """A copy of the run, to be changed at will."""
     return Workspace(Path(shutil.copytree(report_run.root, tmp_path / "run")))
+
+
+@pytest.fixture(params=[0, 2])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU as well, threads read photos and write images."""
+    monkeypatch.setitem(batch.THREADS, "cpu", request.param)
+
+
+@pytest.fixture
+def grouped(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU treats photos as a GPU does: three together, up to four windows at once."""
+    monkeypatch.setitem(batch.GROUP_PHOTOS, "cpu", 3)
+    monkeypatch.setitem(photo_context.BATCH_WINDOWS, "cpu", 4)

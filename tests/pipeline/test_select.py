@@ -15,7 +15,7 @@ from celebahq_builder.pipeline.stages.select import Candidate, SelectRecord, sel
 
 
 def candidate(name: str, score: float) -> Candidate:
-    return Candidate(f"{name}.jpg", name, score)
+    return Candidate((f"{name}.jpg", ""), name, score)
 
 
 def record(name: str, score: float, rank: int = 1, index: int = 0) -> PhotoRecord:
@@ -33,7 +33,7 @@ def test_best_by_score_then_by_id_in_any_order(scores: list[float], keep: int, c
     selected, rest = select_best(shuffled, keep)
     assert selected == sorted(photos, key=lambda one: (-one.score, one.id))[:keep]
     assert len(selected) + len(rest) == len(photos)
-    assert {r.photo for r in rest} | {one.file for one in selected} == {one.file for one in photos}
+    assert {r.photo for r in rest} | {one.key[0] for one in selected} == {one.key[0] for one in photos}
     assert all(r.reason == Reason.LOW_SCORE for r in rest)
 
 
