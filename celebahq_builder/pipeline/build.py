@@ -292,7 +292,7 @@ def _load_networks(plan: BuildPlan) -> None:
     if all(plan.is_complete(stage.name) for stage in plan.photo_stages):
         return
     stages = plan.request.recipe.photo_stages()
-    stages = stages[: plan.photo_names.index(plan.photo_stages[-1].name) + 1]
+    stages = stages[: plan.photo_stage_names.index(plan.photo_stages[-1].name) + 1]
     done = [i for i, stage in enumerate(stages) if stage.saves_image and plan.is_complete(stage.name)]
     left = stages[done[-1] + 1 if done else 0 :]
     for stage in left:
@@ -343,7 +343,7 @@ def _run_dataset_stage(plan: BuildPlan, stage: AnyDatasetStage, timings: TimingL
         inputs=request.inputs,
         record_types=record_types(request.recipe.stages()),
         image_stage=plan.image_stage,
-        photo_stage=plan.photo_names[-1],
+        photo_stage=plan.photo_stage_names[-1],
         workers=request.workers or parallel.cores(),
         hdf5_attributes={
             "builder": f"celebahq_builder {__version__}",
@@ -367,7 +367,7 @@ def _conclude(plan: BuildPlan, timings: TimingLog) -> BuildResult:
         WorkspaceError: the photos of the source are not those that are accounted for.
     """
     request, workspace = plan.request, plan.request.workspace
-    complete = plan.until == plan.names[-1]
+    complete = plan.until == plan.stage_names[-1]
     rejected = [outcome.to_json(one) for one in request.source.rejected]
     mark = summary_fingerprint(workspace, plan.ingredients[plan.until], rejected)
     summary = plan.state.summary

@@ -14,7 +14,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ import numpy as np
 from celebahq_builder.config import flatten
 from celebahq_builder.errors import printable
 from celebahq_builder.html import charts, link, render_page
-from celebahq_builder.outcome import Failed, Reason, Rejected
+from celebahq_builder.outcome import Failed, Reason, Rejected, most_frequent_first
 from celebahq_builder.pipeline import report_images
 from celebahq_builder.pipeline.batch_job import BatchResult
 from celebahq_builder.pipeline.landmark_source import landmark_section
@@ -136,7 +136,7 @@ def _contents(
         "faces": images.faces(shown),
         "stages": stage_counts(run, state, statuses),
         "reasons": _reasons(statuses),
-        "notes": _shares(Counter(note for one in statuses for note in one.notes), NOTES, statuses),
+        "notes": _notes(statuses),
         "landmarks": landmark_section(workspace, Path(run.source)),
         "examples": [] if progress else images.examples(statuses),
         "scores": _histogram(kept, low, "score", f"{run.counts.unit}s", cut=kept[-1].score if kept and low else None),
@@ -186,19 +186,20 @@ def _file(workspace: Workspace, path: Path) -> dict[str, object] | None:
 
 
 def _reasons(statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
-    """Return the shares of photos by reason, the most frequent reason first; errors last."""
-    rejected = Counter(one.end.reason.value for one in statuses if isinstance(one.end, Rejected))
-    failed = Counter("failed" for one in statuses if isinstance(one.end, Failed))
-    words = {reason.value: reason.describe for reason in Reason} | {"failed": "an error that no reason covers"}
-    return _shares(rejected, words, statuses) + _shares(failed, words, statuses)
+    """Return the number of photos by reason, the most frequent reason first; errors last."""
+    counts = Counter(one.end.reason for one in statuses if isinstance(one.end, Rejected))
+    shares = [_share(reason.value, reason.describe, count, statuses) for reason, count in most_frequent_first(counts)]
+    failed = sum(isinstance(one.end, Failed) for one in statuses)
+    return [*shares, _share("failed", "an error that no reason covers", failed, statuses)] if failed else shares
 
 
-def _shares(counts: Counter[str], words: Mapping[str, str], statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
-    """Return name, words, count and share of each kind of photo, the most frequent first."""
-    return [
-        {"name": name, "words": words.get(name, name), "count": count, "share": count / len(statuses)}
-        for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    ]
+def _notes(statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
+    counts = Counter(note for one in statuses for note in one.notes)
+    return [_share(note, NOTES.get(note, note), count, statuses) for note, count in most_frequent_first(counts)]
+
+
+def _share(name: str, words: str, count: int, statuses: Sequence[PhotoStatus]) -> dict[str, object]:
+    return {"name": name, "words": words, "count": count, "share": count / len(statuses)}
 
 
 def _histogram(

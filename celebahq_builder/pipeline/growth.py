@@ -65,13 +65,13 @@ def outdated_results(plan: BuildPlan) -> OutdatedResults:
     for photo in source.photos:
         landmarks[photo.file].add(photo.landmarks)
     rejected = {one.photo: one.reason for one in source.rejected if one.reason is not Reason.NOT_LISTED}
-    for name in plan.photo_names:
+    for name in plan.photo_stage_names:
         if not plan.has_other_photos(name) or plan.unchanged_photos(name):
             continue
         if any(photo.listed for photo in source.photos):
             raise FingerprintMismatch(
                 f"{workspace.root} was built from another part of the image list; with `image_list`, a run grows only "
-                f"by a larger `limit`; choose another `out`, or `redo` {plan.names[0]}"
+                f"by a larger `limit`; choose another `out`, or `redo` {plan.stage_names[0]}"
             )
         folder = workspace.stage(name)
         for path in (*folder.earlier_manifests(), *map(folder.manifest_path, sorted(folder.batches()))):
@@ -126,9 +126,9 @@ def grow(plan: BuildPlan) -> BuildPlan:
     workspace.summary_path.unlink(missing_ok=True)
     for face in outdated.ids:
         delete_folder(workspace.example_path(face, "").parent, r"\w+\.jpg")
-    for name in reversed([name for name in plan.names if name not in plan.photo_names]):
+    for name in reversed([name for name in plan.stage_names if name not in plan.photo_stage_names]):
         workspace.stage(name).discard()
-    changed = [name for name in plan.photo_names if plan.has_other_photos(name)]
+    changed = [name for name in plan.photo_stage_names if plan.has_other_photos(name)]
     for name in changed:
         workspace.stage(name).set_aside(plan.unchanged_batches(name))
     write_json(workspace.run_path, asdict(grown.description()))
@@ -157,7 +157,7 @@ def warn_of_newer_photos(plan: BuildPlan) -> None:
             "warning: %s newer than the results: %s; if they were edited, build again with `redo` %s",
             f"{counted(len(newer), 'photo')} {'is' if len(newer) == 1 else 'are'}",
             printable(_first(newer)),
-            plan.names[0],
+            plan.stage_names[0],
         )
 
 

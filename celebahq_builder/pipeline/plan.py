@@ -49,12 +49,12 @@ class BuildPlan:
     # --- Stages ---
 
     @cached_property
-    def names(self) -> list[str]:
+    def stage_names(self) -> list[str]:
         """All stages of the method, in order."""
         return [stage.name for stage in self.request.recipe.stages()]
 
     @cached_property
-    def photo_names(self) -> list[str]:
+    def photo_stage_names(self) -> list[str]:
         """The photo stages of the method, in order."""
         return [stage.name for stage in self.request.recipe.photo_stages()]
 
@@ -70,19 +70,19 @@ class BuildPlan:
         These are the stages that the recipe keeps, the stage of the result's images, the last photo stage, those that
         an earlier run kept, and all stages that work on the whole data set.
         """
-        asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_names[-1]}
-        begun = {name for name in self.names if self.state.stage(name).provenance}
-        return [name for name in self.names if name in asked | begun or name not in self.photo_names]
+        asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_stage_names[-1]}
+        begun = {name for name in self.stage_names if self.state.stage(name).provenance}
+        return [name for name in self.stage_names if name in asked | begun or name not in self.photo_stage_names]
 
     @cached_property
     def until(self) -> str:
         """Last stage of the run: as asked for, or a later one up to which everything is complete already."""
-        return max([self.request.until, *takewhile(self.is_complete, self._lasting)], key=self.names.index)
+        return max([self.request.until, *takewhile(self.is_complete, self._lasting)], key=self.stage_names.index)
 
     @cached_property
     def on_disk(self) -> list[str]:
         """Stages of this run that have results on disk, or will write some, in order."""
-        until = self.names[: self.names.index(self.until) + 1]
+        until = self.stage_names[: self.stage_names.index(self.until) + 1]
         return [name for name in until if name in self._lasting or name == self.until]
 
     @property
@@ -111,7 +111,7 @@ class BuildPlan:
             settings = request.recipe.settings(stage)
             own = {**stage.fingerprinted(settings), **stage.ingredients(settings, request.inputs)}
             tables.append({"name": stage.name, "version": stage.version, **own})
-        return {name: tables[: i + 2] for i, name in enumerate(self.names)}
+        return {name: tables[: i + 2] for i, name in enumerate(self.stage_names)}
 
     @cached_property
     def worker_recipe(self) -> BuildRecipe:
@@ -154,7 +154,7 @@ class BuildPlan:
     @cached_property
     def grows(self) -> bool:
         """True if the run directory holds results of a run with other photos; this run uses them, see `growth`."""
-        return any(self.has_other_photos(name) for name in self.names)
+        return any(self.has_other_photos(name) for name in self.stage_names)
 
     def has_other_photos(self, name: str) -> bool:
         """Return whether the results of a stage are those of a run with other photos."""
@@ -184,7 +184,7 @@ class BuildPlan:
         if not self.grows or self.state.run is None:
             return self
         stages = {}
-        for name in self.photo_names:
+        for name in self.photo_stage_names:
             state, own = self.state.stage(name), self.ingredients[name]
             if self.has_other_photos(name):
                 left = frozenset(batch for batch in state.batches if batch < self.unchanged_batches(name))
@@ -202,7 +202,7 @@ class BuildPlan:
     def redone(self) -> list[AnyStage]:
         """The stages whose results `redo` deletes, in order."""
         stages = self.request.recipe.stages()
-        return list(stages[self.names.index(self.request.redo) :]) if self.request.redo else []
+        return list(stages[self.stage_names.index(self.request.redo) :]) if self.request.redo else []
 
     def after_redo(self) -> BuildPlan:
         """Return the plan for the run directory once the results of `redone` are deleted."""
@@ -241,7 +241,7 @@ class BuildPlan:
     def is_complete(self, name: str) -> bool:
         """Return whether a stage is complete for this request, with all manifests of its batches and all its files."""
         state, recipe, workspace = self.state.stage(name), self.request.recipe, self.request.workspace
-        stage = recipe.stages()[self.names.index(name)]
+        stage = recipe.stages()[self.stage_names.index(name)]
         if isinstance(stage, DatasetStage):
             needed = stage.needed_files(recipe.settings(stage), workspace, recipe.resolution)
             has_all = all(path.relative_to(workspace.root).as_posix() in self.state.files for path in needed)
@@ -257,7 +257,7 @@ class BuildPlan:
         Raises:
             FingerprintMismatch: it does; names the first setting that differs and what to do.
         """
-        for name in self.photo_names if self.grows else self.names:
+        for name in self.photo_stage_names if self.grows else self.stage_names:
             before = self.state.stage(name).ingredients
             if before is not None and fingerprint(before[1:]) != fingerprint(self.ingredients[name][1:]):
                 raise FingerprintMismatch(self._explain_mismatch(before[1:], self.ingredients[name][1:]))
@@ -267,7 +267,7 @@ class BuildPlan:
         defaults = _by_setting([{"name": one.name, **one.new_defaults()} for one in self.request.recipe.stages()])
         old, new = defaults | _by_setting(before), defaults | _by_setting(json.loads(json.dumps(now)))
         if self.state.run:  # the method is an ingredient of only one of the methods, and of a stage in the middle
-            method = (self.names[0], "method")
+            method = (self.stage_names[0], "method")
             old, new = {method: self.state.run.method, **old}, {method: self.request.recipe.method, **new}
         changed = next((key for key in [*new, *old] if old.get(key) != new.get(key)), None)
         if changed is None:
@@ -287,9 +287,9 @@ class BuildPlan:
             WorkspaceError: it is not; names the stages that are.
         """
         start = self.request.start
-        if start is None or start == self.names[0]:
+        if start is None or start == self.stage_names[0]:
             return
-        before = self.names[self.names.index(start) - 1]
+        before = self.stage_names[self.stage_names.index(start) - 1]
         if not self.state.stage(before).is_complete(self.ingredients[before]):
             if self.has_other_photos(before):
                 raise WorkspaceError(
@@ -297,7 +297,7 @@ class BuildPlan:
                     f"{self.request.workspace.root} has those of a run with other photos; leave out `start`: what is "
                     "done is used"
                 )
-            complete = [name for name in self.names if self.state.stage(name).is_complete(self.ingredients[name])]
+            complete = [name for name in self.stage_names if self.state.stage(name).is_complete(self.ingredients[name])]
             raise WorkspaceError(
                 f"`start` {start} needs the results of {before} in {self.request.workspace.root}; complete there: "
                 f"{', '.join(complete) or 'nothing'} (keep_stages in the recipe says what stays on disk)"
@@ -314,8 +314,8 @@ class BuildPlan:
             rejected_by_table=[outcome.to_json(one) for one in source.rejected],
             warnings=list(source.warnings),
             until=self.until,
-            stages=[name for name in self.names if name in self.on_disk or self.state.stage(name).provenance],
-            photo_stages=self.photo_names,
+            stages=[name for name in self.stage_names if name in self.on_disk or self.state.stage(name).provenance],
+            photo_stages=self.photo_stage_names,
             image_stage=self.image_stage,
             recipe=to_mapping(self.request.recipe),
             origins=self.request.origins,
