@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 import torch
 
@@ -67,16 +66,15 @@ class EqualFailures:
     """The photos in a row that failed in a stage with the same message: the error is then not that of a photo."""
 
     def __init__(self) -> None:
-        self._last: dict[str, str] = {}
-        self._count: Counter[str] = Counter()
+        self._last: dict[str, tuple[str, int]] = {}
+        """The last message of each stage, and the number of photos in a row with it."""
 
     def add(self, stage: str, message: str) -> WorkspaceError | None:
         """Count a failed photo; return the error that ends the run, or None if it continues."""
-        if self._last.get(stage) != message:
-            self.reset(stage)
-        self._last[stage] = message
-        self._count[stage] += 1
-        if self._count[stage] < EQUAL_FAILURES_MAX:
+        last, count = self._last.get(stage, ("", 0))
+        count = count + 1 if message == last else 1
+        self._last[stage] = message, count
+        if count < EQUAL_FAILURES_MAX:
             return None
         return WorkspaceError(
             f"{EQUAL_FAILURES_MAX} photos in a row failed in {stage} with the same error, which is not due to the "
@@ -86,7 +84,6 @@ class EqualFailures:
     def reset(self, stage: str) -> None:
         """Forget the failures of a stage, because a photo has passed it."""
         self._last.pop(stage, None)
-        self._count[stage] = 0
 
 
 def synchronize(device: torch.device) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Self, TypeVar
 
 from celebahq_builder.errors import CelebAHQError
+
+Name = TypeVar("Name", bound=str | tuple[str, str])
 
 
 def counted(number: int, noun: str) -> str:
@@ -16,6 +19,15 @@ def counted(number: int, noun: str) -> str:
     ('1 photo', '12 photos')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def most_frequent_first(counts: Mapping[Name, int]) -> list[tuple[Name, int]]:
+    """Return names and their counts, the largest count first; names of equal counts are sorted.
+
+    >>> most_frequent_first({"b": 1, "c": 2, "a": 1})
+    [('c', 2), ('a', 1), ('b', 1)]
+    """
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 @dataclass(frozen=True)
@@ -68,65 +80,47 @@ class QualityScore:
 
 
 class Reason(enum.StrEnum):
-    """The reason for which a photo is rejected; `describe` is its text."""
+    """The reason for which a photo is rejected: its name, and `describe`, a phrase for reports.
 
-    BAD_ROW = "BAD_ROW"
-    DUPLICATE_ROW = "DUPLICATE_ROW"
-    NOT_LISTED = "NOT_LISTED"
-    NO_FACE = "NO_FACE"
-    FACE_TOO_SMALL = "FACE_TOO_SMALL"
-    DOUBTFUL_LANDMARKS = "DOUBTFUL_LANDMARKS"
-    FILE_MISSING = "FILE_MISSING"
-    UNREADABLE = "UNREADABLE"
-    SAME_FILE = "SAME_FILE"
-    EMPTY_FILE = "EMPTY_FILE"
-    NOT_AN_IMAGE = "NOT_AN_IMAGE"
-    CORRUPT_IMAGE = "CORRUPT_IMAGE"
-    TOO_LARGE = "TOO_LARGE"
-    DEGENERATE_LANDMARKS = "DEGENERATE_LANDMARKS"
-    MIRRORED_LANDMARKS = "MIRRORED_LANDMARKS"
-    LANDMARKS_OUTSIDE = "LANDMARKS_OUTSIDE"
-    CROP_TOO_SMALL = "CROP_TOO_SMALL"
-    CROP_OUTSIDE = "CROP_OUTSIDE"
-    NOT_IN_TABLE = "NOT_IN_TABLE"
-    PROC_MD5_DIFFERS = "PROC_MD5_DIFFERS"
-    DELTA_MISSING = "DELTA_MISSING"
-    DELTA_UNREADABLE = "DELTA_UNREADABLE"
-    FINAL_MD5_DIFFERS = "FINAL_MD5_DIFFERS"
-    LOW_SCORE = "LOW_SCORE"
+    >>> str(Reason.EMPTY_FILE), Reason.EMPTY_FILE.describe
+    ('EMPTY_FILE', 'the file has 0 bytes')
+    """
 
-    @property
-    def describe(self) -> str:
-        """The reason as a phrase, for reports."""
-        return _WORDS[self]
+    describe: str
 
+    def __new__(cls, name: str, describe: str = "") -> Self:
+        """Make a member; `Reason(name)` looks one up."""
+        reason = str.__new__(cls, name)
+        reason._value_, reason.describe = name, describe
+        return reason
 
-_WORDS = {
-    Reason.BAD_ROW: "the row of the landmark table is not a file name and ten numbers",
-    Reason.DUPLICATE_ROW: "the landmark table lists the file more than once",
-    Reason.NOT_LISTED: "the file is in the folder but not in the landmark table",
-    Reason.NO_FACE: "no face was found",
-    Reason.FACE_TOO_SMALL: "the face is too small",
-    Reason.DOUBTFUL_LANDMARKS: "the detector finds the face elsewhere than the landmark table",
-    Reason.FILE_MISSING: "the landmark table lists the file but the folder does not have it",
-    Reason.UNREADABLE: "the file or folder cannot be read",
-    Reason.SAME_FILE: "a second name of a file that was read already",
-    Reason.EMPTY_FILE: "the file has 0 bytes",
-    Reason.NOT_AN_IMAGE: "the file is not an image of a known format",
-    Reason.CORRUPT_IMAGE: "the image is truncated or damaged",
-    Reason.TOO_LARGE: "the photo has more pixels than are safe to decode",
-    Reason.DEGENERATE_LANDMARKS: "the landmarks coincide, so the crop is undefined",
-    Reason.MIRRORED_LANDMARKS: "the landmarks are those of a mirrored face: left and right, or x and y, are exchanged",
-    Reason.LANDMARKS_OUTSIDE: "landmarks lie outside the photo",
-    Reason.CROP_TOO_SMALL: "the crop has too few pixels in the photo",
-    Reason.CROP_OUTSIDE: "too little of the crop lies inside the photo",
-    Reason.NOT_IN_TABLE: "the image list names the file but the landmark table has no row for it",
-    Reason.PROC_MD5_DIFFERS: "the aligned image does not have the MD5 that the delta needs",
-    Reason.DELTA_MISSING: "the delta is not in the folder of deltas",
-    Reason.DELTA_UNREADABLE: "the delta cannot be decrypted or unpacked",
-    Reason.FINAL_MD5_DIFFERS: "photo and delta do not give the official image",
-    Reason.LOW_SCORE: "the quality score is below those of the photos kept",
-}
+    BAD_ROW = "BAD_ROW", "the row of the landmark table is not a file name and ten numbers"
+    DUPLICATE_ROW = "DUPLICATE_ROW", "the landmark table lists the file more than once"
+    NOT_LISTED = "NOT_LISTED", "the file is in the folder but not in the landmark table"
+    NO_FACE = "NO_FACE", "no face was found"
+    FACE_TOO_SMALL = "FACE_TOO_SMALL", "the face is too small"
+    DOUBTFUL_LANDMARKS = "DOUBTFUL_LANDMARKS", "the detector finds the face elsewhere than the landmark table"
+    FILE_MISSING = "FILE_MISSING", "the landmark table lists the file but the folder does not have it"
+    UNREADABLE = "UNREADABLE", "the file or folder cannot be read"
+    SAME_FILE = "SAME_FILE", "a second name of a file that was read already"
+    EMPTY_FILE = "EMPTY_FILE", "the file has 0 bytes"
+    NOT_AN_IMAGE = "NOT_AN_IMAGE", "the file is not an image of a known format"
+    CORRUPT_IMAGE = "CORRUPT_IMAGE", "the image is truncated or damaged"
+    TOO_LARGE = "TOO_LARGE", "the photo has more pixels than are safe to decode"
+    DEGENERATE_LANDMARKS = "DEGENERATE_LANDMARKS", "the landmarks coincide, so the crop is undefined"
+    MIRRORED_LANDMARKS = (
+        "MIRRORED_LANDMARKS",
+        "the landmarks are those of a mirrored face: left and right, or x and y, are exchanged",
+    )
+    LANDMARKS_OUTSIDE = "LANDMARKS_OUTSIDE", "landmarks lie outside the photo"
+    CROP_TOO_SMALL = "CROP_TOO_SMALL", "the crop has too few pixels in the photo"
+    CROP_OUTSIDE = "CROP_OUTSIDE", "too little of the crop lies inside the photo"
+    NOT_IN_TABLE = "NOT_IN_TABLE", "the image list names the file but the landmark table has no row for it"
+    PROC_MD5_DIFFERS = "PROC_MD5_DIFFERS", "the aligned image does not have the MD5 that the delta needs"
+    DELTA_MISSING = "DELTA_MISSING", "the delta is not in the folder of deltas"
+    DELTA_UNREADABLE = "DELTA_UNREADABLE", "the delta cannot be decrypted or unpacked"
+    FINAL_MD5_DIFFERS = "FINAL_MD5_DIFFERS", "photo and delta do not give the official image"
+    LOW_SCORE = "LOW_SCORE", "the quality score is below those of the photos kept"
 
 
 class Rejection(CelebAHQError):

@@ -85,12 +85,9 @@ class Progress:
         self.rejected = self.failed = 0
         self.workers: int | None = None
         """Workers of a cluster, to be printed; None for none."""
-        terminal = sys.stderr.isatty()
-        self.bar = (
-            tqdm(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, delay=silent_s)
-            if terminal
-            else None
-        )
+        self.bar = None
+        if sys.stderr.isatty():
+            self.bar = tqdm(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, delay=silent_s)
 
     def __enter__(self) -> Self:
         return self

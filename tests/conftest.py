@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,9 @@ TINY = BuildRecipe(
 )
 """Settings with which every stage has work, in a fraction of a second per photo."""
 
+FAST = replace(TINY, upscale=replace(TINY.upscale, when="needed"), align=replace(TINY.align, supersampling=1))
+"""Settings with which nothing is enlarged."""
+
 
 def build_tiny(
     out: Path, root: Path = SMALL, *, recipe: BuildRecipe = TINY, limit: int | None = 5, workers: int = 1, **arguments
@@ -74,6 +78,14 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the first five photos; not to be changed: copy it."""
     out = tmp_path_factory.mktemp("tiny") / "run"
     build_tiny(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def fast_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of all photos with the settings `FAST`; not to be changed."""
+    out = tmp_path_factory.mktemp("fast") / "run"
+    build_tiny(out, limit=None, recipe=FAST)
     return out
 
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from celebahq_builder import progress
-from celebahq_builder.progress import Progress
+from celebahq_builder.progress import Progress, size
 
 
 def test_a_line_now_and_then_where_there_is_no_terminal(
@@ -86,3 +86,10 @@ def test_workers_of_a_cluster(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     assert run.line() == (
         "align: 20 of 40 photos, 2.00 photos/s, 10 s left, workers: 4 (0.50 photos/s each), 0 rejected, 0 failed"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(12, "12 bytes"), (1200, "1.2 kB"), (25_340_000, "25.3 MB"), (2.5e12, "2,500.0 GB")]
+)
+def test_sizes_in_words(value: int, words: str) -> None:
+    assert size(value) == words

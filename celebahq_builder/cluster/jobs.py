@@ -226,7 +226,7 @@ class _Run:
             log.info("waiting for workers: dask worker %s --nthreads 1", self.cluster.address)
         self.is_waiting = not usable
 
-    def judge(self, worker: str, probe: Future) -> None:
+    def check_facts(self, worker: str, probe: Future) -> None:
         """Give jobs to a worker from now on if its facts are as expected."""
         if (error := _error_of(probe)) is not None:
             self.refuse(worker, f"it cannot run this program ({one_line(error)}); install the same version there")
@@ -314,7 +314,7 @@ class _Run:
             worker = self.probes.pop(future)
             if not _is_lost(future):
                 with contextlib.suppress(*LOST):
-                    self.judge(worker, future)
+                    self.check_facts(worker, future)
             future.release()
             return
         tasks = next((tasks for tasks in self.workers.values() if future in tasks), None)

@@ -89,17 +89,14 @@ class _PhotoTask:
     """The photo after the last stage that it passed."""
     resumed: tuple[str, Kept] | None = None
     """Stage and outcome from which it resumes; None starts from the photo's file."""
+    first: int = 0
+    """Index of the first stage that it has to pass."""
     ended: bool = False
     """True if it was rejected or failed."""
     entering: Future[Face] | None = None
     """The face with which it enters, computed ahead."""
     passed_stages: list[_Passed] = field(default_factory=list)
     """Stages whose outcomes are not recorded yet, in order."""
-
-    @property
-    def passed(self) -> str | None:
-        """Stage from which it resumes; None for the photo's file."""
-        return self.resumed[0] if self.resumed else None
 
 
 _File: TypeAlias = tuple[Path, Future[ImageRecord | None]]
@@ -121,11 +118,11 @@ class _BatchRun:
         self.workspace = Workspace(job.workspace)
         device = worker_device(devices(job.device), job.run_token)
         self.context = photo_context(job.recipe.resolution, device, photo_reader(job.folder), job.deltas)
-        self.all_stages = job.recipe.photo_stages()
-        self.types = record_types(self.all_stages)
-        self.names = [stage.name for stage in self.all_stages]
-        last = self.names.index(job.todo[-1])
-        self.stages, self.later = self.all_stages[self._after(job.start) : last + 1], self.names[last + 1 :]
+        stages = job.recipe.photo_stages()
+        self.types = record_types(stages)
+        self.names = [stage.name for stage in stages]
+        self.stages = stages[: self.names.index(job.todo[-1]) + 1]
+        """The stages up to the last one that is to do."""
         self.outcomes: dict[str, list[Outcome]] = defaultdict(list)
         self.files: list[tuple[Path, Path]] = []
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -165,7 +162,7 @@ class _BatchRun:
                     partial.unlink()
 
     def _tasks(self) -> list[_PhotoTask]:
-        """Return a task for each photo that enters the first stage."""
+        """Return a task for each photo that no stage has rejected yet."""
         tasks = {photo.key: _PhotoTask(Face.unread(photo, index)) for index, photo in self.job.photos}
         resumed = list(self.job.resumed)
         if self.job.start is not None:
@@ -174,13 +171,9 @@ class _BatchRun:
             tasks = {one.key: tasks[one.key] for one in kept}
             resumed = [(self.job.start, one) for one in kept] + resumed
         for stage, one in resumed:
-            if one.key in tasks:
-                tasks[one.key].resumed = (stage, one)
+            if task := tasks.get(one.key):
+                task.resumed, task.first = (stage, one), self.names.index(stage) + 1
         return list(tasks.values())
-
-    def _after(self, stage: str | None) -> int:
-        """Return the index of the stage that follows a stage; None stands for the photo's file."""
-        return 0 if stage is None else self.names.index(stage) + 1
 
     # --- Groups of photos, from top to bottom ---
 
@@ -200,7 +193,7 @@ class _BatchRun:
             self._record_passed(task)
 
     def _read_ahead(self, tasks: Sequence[_PhotoTask]) -> None:
-        """Let the threads read the photos of a group, or the images from which they resume."""
+        """Let the threads, if there are any, read the photos of a group, or the images from which they resume."""
         for task in tasks if self.pool else ():
             if task.resumed or self.stages[0].reads_photo:
                 task.entering = self._submit(self._read, task)
@@ -220,10 +213,10 @@ class _BatchRun:
         """Take some photos through the stages, until each is done, rejected or failed."""
         for task in tasks:
             if task.resumed:
-                with self._record_failure(task, self.names[self._after(task.passed)]):
+                with self._record_failure(task, self.names[task.first]):
                     task.face = self._entered(task)
-        for number, stage in enumerate(self.stages, start=self._after(self.job.start)):
-            ready = [task for task in tasks if not task.ended and number >= self._after(task.passed)]
+        for number, stage in enumerate(self.stages):
+            ready = [task for task in tasks if not task.ended and number >= task.first]
             for task, face in zip(ready, self._run_grouped(stage, ready), strict=True):
                 with self._record_failure(task, stage.name):
                     self._finish_stage(task, stage, face or self._run_alone(stage, task))
@@ -305,10 +298,8 @@ class _BatchRun:
                     image = future.result()
                     self.files.append((self.partials[path], path))
                     record = record.with_part(image) if image else record
-                if passed.stage in self.job.todo:
-                    self.outcomes[passed.stage].append(
-                        record.kept(self.types)
-                    )  # last: a photo recorded as kept can no longer fail here
+                if passed.stage in self.job.todo:  # last: a photo that is recorded as kept can no longer fail here
+                    self.outcomes[passed.stage].append(record.kept(self.types))
 
     def _submit(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Let a thread do some work; without threads, do it here."""
@@ -362,14 +353,14 @@ class _BatchRun:
         It happens where the images of a stage are kept afterwards, and photos have changed or vanished in between.
         """
         lost = {one.key for ended in self.outcomes.values() for one in ended if not isinstance(one, Kept)}
-        for name in self.later if lost else ():
+        for name in self.names[len(self.stages) :] if lost else ():
             stage = self.workspace.stage(name)
             if stage.manifest_path(self.job.number).exists():
                 kept = {one.key for one in stage.read_manifest(self.job.number) if isinstance(one, Kept)}
                 if lost & kept:
                     raise WorkspaceError(
                         f"{min(lost & kept)[0]} was kept by {name} before, but the photo has changed or is gone; "
-                        f"bring it back, or `redo` {self.all_stages[0].name}"
+                        f"bring it back, or `redo` {self.names[0]}"
                     )
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Unpack
 
@@ -203,7 +203,7 @@ def run(request: BuildRequest) -> BuildResult:
         _describe(plan)
         if not all(map(plan.is_complete, plan.on_disk)):
             workspace.summary_path.unlink(missing_ok=True)
-            plan = plan.without_summary()
+            plan = replace(plan, state=replace(plan.state, summary=None))
             try:
                 if not run_photo_stages(plan, timings, held) and plan.dataset_stages:
                     _end_without_faces(plan)
@@ -267,7 +267,7 @@ def _conclude_shard(plan: BuildPlan, shard: Shard) -> BuildResult:
     for name in names:
         for batch in shard.batches(plan.batches):
             last |= {one.key: one.without_record() for one in workspace.stage(name).read_manifest(batch)}
-    images = [stage.name for stage in plan.photo_stages if stage.saves_image]
+    done = frozenset.intersection(*(workspace.stage(name).batches() for name in names))
     return BuildResult(
         source=plan.request.source.counts,
         photos=len(last),
@@ -275,10 +275,16 @@ def _conclude_shard(plan: BuildPlan, shard: Shard) -> BuildResult:
         reasons=dict(Counter(one.reason.value for one in last.values() if isinstance(one, Rejected))),
         complete=False,
         hdf5=None,
-        images=workspace.stage(images[-1]).root / "images" if images and last else None,
+        images=_images_folder(plan) if last else None,
         report=workspace.report_path,
-        batches_left=len(workspace.batches_left(names, plan.batches)),
+        batches_left=len(frozenset(range(plan.batches)) - done),
     )
+
+
+def _images_folder(plan: BuildPlan) -> Path | None:
+    """Return the folder of the images of the last stage that keeps images; None if no such stage is run."""
+    names = plan.stages_with_images
+    return plan.request.workspace.stage(names[-1]).root / "images" if names else None
 
 
 def _load_networks(plan: BuildPlan) -> None:
@@ -286,7 +292,7 @@ def _load_networks(plan: BuildPlan) -> None:
     if all(plan.is_complete(stage.name) for stage in plan.photo_stages):
         return
     stages = plan.request.recipe.photo_stages()
-    stages = stages[: plan.photo_names.index(plan.photo_stages[-1].name) + 1]
+    stages = stages[: plan.photo_stage_names.index(plan.photo_stages[-1].name) + 1]
     done = [i for i, stage in enumerate(stages) if stage.saves_image and plan.is_complete(stage.name)]
     left = stages[done[-1] + 1 if done else 0 :]
     for stage in left:
@@ -328,16 +334,16 @@ def _discard(plan: BuildPlan) -> None:
 
 def _run_dataset_stage(plan: BuildPlan, stage: AnyDatasetStage, timings: TimingLog) -> None:
     """Run a stage that works on all photos, unless it is complete."""
-    request, ingredients = plan.request, plan.ingredients[stage.name]
-    folder = request.workspace.stage(stage.name)
     if plan.is_complete(stage.name):
         return
+    request, ingredients = plan.request, plan.ingredients[stage.name]
+    folder = request.workspace.stage(stage.name)
     context = DatasetContext(
         workspace=request.workspace,
         inputs=request.inputs,
         record_types=record_types(request.recipe.stages()),
         image_stage=plan.image_stage,
-        photo_stage=plan.photo_names[-1],
+        photo_stage=plan.photo_stage_names[-1],
         workers=request.workers or parallel.cores(),
         hdf5_attributes={
             "builder": f"celebahq_builder {__version__}",
@@ -361,31 +367,26 @@ def _conclude(plan: BuildPlan, timings: TimingLog) -> BuildResult:
         WorkspaceError: the photos of the source are not those that are accounted for.
     """
     request, workspace = plan.request, plan.request.workspace
-    complete = plan.until == plan.names[-1]
+    complete = plan.until == plan.stage_names[-1]
     rejected = [outcome.to_json(one) for one in request.source.rejected]
     mark = summary_fingerprint(workspace, plan.ingredients[plan.until], rejected)
-    before = plan.state.summary
-    is_current = before is not None and before.fingerprint == mark and workspace.rejected_path.name in plan.state.files
-    statuses = None
-    if before and is_current:
-        summary = before
-    else:
+    summary = plan.state.summary
+    if summary is None or summary.fingerprint != mark or workspace.rejected_path.name not in plan.state.files:
         statuses = photo_statuses(workspace)
         summary = _summarize(plan, mark, statuses)
-    if summary is not before or "report/index.html" not in plan.state.files:
-        if summary is not before:
-            timings.add_memory(parallel.peak_memory_bytes())
+        timings.add_memory(parallel.peak_memory_bytes())
         write_build_report(workspace, statuses=statuses)
-    if summary is not before:
         write_json(workspace.summary_path, asdict(summary))
-    with_images = [stage.name for stage in plan.photo_stages if stage.saves_image]
-    counts = {name: value for name, value in asdict(summary).items() if name != "fingerprint"}
+    elif "report/index.html" not in plan.state.files:
+        write_build_report(workspace)
+    counts = asdict(summary)
+    del counts["fingerprint"]
     return BuildResult(
         source=request.source.counts,
         **counts,
         complete=complete,
         hdf5=workspace.hdf5_path(request.recipe.resolution) if complete else None,
-        images=workspace.stage(with_images[-1]).root / "images" if with_images else None,
+        images=_images_folder(plan),
         report=workspace.report_path,
     )
 

@@ -60,7 +60,7 @@ def describe_plan(plan: BuildPlan) -> Iterator[str]:
         results = f"the results of about {counted(plan.earlier_photos, source.counts.unit)}"
         yield f"growth: {results} are in {request.workspace.root}, and are used"
     yield "stages:"
-    for name in plan.names[: plan.names.index(plan.until) + 1]:
+    for name in plan.stage_names[: plan.stage_names.index(plan.until) + 1]:
         yield f"  {name}: {_describe_stage(plan, name)}"
     if shard := request.shard:
         batches = shard.batches(plan.batches)
@@ -77,13 +77,13 @@ def describe_plan(plan: BuildPlan) -> Iterator[str]:
 
 def _describe_stage(plan: BuildPlan, name: str) -> str:
     if name not in plan.on_disk:
-        done = all(plan.is_complete(later) for later in plan.on_disk if later in plan.photo_names)
+        done = all(plan.is_complete(later) for later in plan.on_disk if later in plan.photo_stage_names)
         return "result is not stored" if done else "to do; result is not stored"
     if plan.is_complete(name):
         return "complete"
-    return (
-        f"{len(plan.state.stage(name).batches)} of {plan.batches} batches done" if name in plan.photo_names else "to do"
-    )
+    if name in plan.photo_stage_names:
+        return f"{len(plan.state.stage(name).batches)} of {plan.batches} batches done"
+    return "to do"
 
 
 def _disk_bytes(plan: BuildPlan) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 P = TypeVar("P", bound="DataclassInstance")
+
+RecordTypes: TypeAlias = Mapping[str, type]
+"""Type of each stage's record, by name of the stage; see `stage.record_types`."""
 
 
 @dataclass(frozen=True)
@@ -106,44 +109,35 @@ class PhotoRecord:
         """Return the record with one more stage's part."""
         return replace(self, parts={**self.parts, type(part): part})
 
-    def tables(self, types: Mapping[str, type]) -> Table:
-        """Return the record as JSON values: a table for the identity and one for each stage.
-
-        Args:
-            types: type of each stage's record, by name of the stage.
-        """
+    def tables(self, types: RecordTypes) -> Table:
+        """Return the record as JSON values: a table for the identity and one for each stage."""
         parts = {name: self.parts[kind] for name, kind in types.items() if kind in self.parts}
         if ImageRecord in self.parts:
             parts["image"] = self.parts[ImageRecord]
         return {"identity": {**vars(self.identity)}} | {name: {**vars(part)} for name, part in parts.items()}
 
     @classmethod
-    def from_kept(cls, kept: Kept, types: Mapping[str, type]) -> PhotoRecord:
+    def from_kept(cls, kept: Kept, types: RecordTypes) -> PhotoRecord:
         """Return the record that a line of a manifest holds; the inverse of `tables`.
 
         Raises:
             WorkspaceError: a table has other keys or types than its dataclass, or belongs to no stage.
         """
-        known = {**types, "image": ImageRecord}
+        known, where = {**types, "image": ImageRecord}, f"manifest line of {kept.photo}"
         tables = dict(kept.record)
-        identity = read_table(Identity, tables.pop("identity", None), f"manifest line of {kept.photo}", "identity")
+        identity = read_table(Identity, tables.pop("identity", None), where, "identity")
         parts: list[DataclassInstance] = [
-            read_table(known.get(name), table, f"manifest line of {kept.photo}", name) for name, table in tables.items()
+            read_table(known.get(name), table, where, name) for name, table in tables.items()
         ]
         return cls(kept.photo, identity, {type(part): part for part in parts}, kept.face)
 
-    def kept(self, types: Mapping[str, type]) -> Kept:
+    def kept(self, types: RecordTypes) -> Kept:
         """Return the outcome that holds this record; the inverse of `from_kept`."""
         return Kept(self.file, self.tables(types), self.face)
 
 
 def read_part(kept: Kept, name: str, kind: type[P]) -> P:
-    """Return one table of a line of a manifest; the other tables are not read.
-
-    Args:
-        kept: the outcome that the line holds.
-        name: of the table: ``identity``, ``image``, or the name of a stage.
-        kind: type of the table.
+    """Return one table of a line of a manifest: ``identity``, ``image`` or that of a stage; the others are not read.
 
     Raises:
         WorkspaceError: the line has no such table, or the table has other keys or types than its dataclass.

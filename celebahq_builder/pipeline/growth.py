@@ -14,7 +14,7 @@ import functools
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +32,6 @@ from celebahq_builder.storage import delete_folder, write_json
 
 log = logging.getLogger(__name__)
 
-
 NAMED = 5
 """Photos that a message names."""
 
@@ -49,9 +48,7 @@ class OutdatedResults:
     def __str__(self) -> str:
         """Return the number and the first files of the photos of each reason."""
         return " and ".join(
-            f"{len(files)} photo{'s' * (len(files) > 1)} {reason} ({', '.join(sorted(files)[:NAMED])}"
-            f"{', ...' * (len(files) > NAMED)})"
-            for reason, files in self.files.items()
+            f"{counted(len(files), 'photo')} {reason} ({_first(files)})" for reason, files in self.files.items()
         )
 
 
@@ -68,13 +65,13 @@ def outdated_results(plan: BuildPlan) -> OutdatedResults:
     for photo in source.photos:
         landmarks[photo.file].add(photo.landmarks)
     rejected = {one.photo: one.reason for one in source.rejected if one.reason is not Reason.NOT_LISTED}
-    for name in plan.photo_names:
+    for name in plan.photo_stage_names:
         if not plan.has_other_photos(name) or plan.unchanged_photos(name):
             continue
         if any(photo.listed for photo in source.photos):
             raise FingerprintMismatch(
                 f"{workspace.root} was built from another part of the image list; with `image_list`, a run grows only "
-                f"by a larger `limit`; choose another `out`, or `redo` {plan.names[0]}"
+                f"by a larger `limit`; choose another `out`, or `redo` {plan.stage_names[0]}"
             )
         folder = workspace.stage(name)
         for path in (*folder.earlier_manifests(), *map(folder.manifest_path, sorted(folder.batches()))):
@@ -102,8 +99,9 @@ def checked_plan(request: BuildRequest) -> BuildPlan:
             are not of this run would be deleted.
     """
     plan = BuildPlan(request, request.workspace.read_state())
-    plan.check()
-    outdated = outdated_results(plan.after_redo())
+    after_redo = plan.after_redo()
+    after_redo.check()
+    outdated = outdated_results(after_redo)
     if outdated.ids and not request.redo_photos:
         raise FingerprintMismatch(
             f"{request.workspace.root} holds results of {outdated}; `redo` photos deletes only these results; or "
@@ -128,9 +126,9 @@ def grow(plan: BuildPlan) -> BuildPlan:
     workspace.summary_path.unlink(missing_ok=True)
     for face in outdated.ids:
         delete_folder(workspace.example_path(face, "").parent, r"\w+\.jpg")
-    for name in reversed([name for name in plan.names if name not in plan.photo_names]):
+    for name in reversed([name for name in plan.stage_names if name not in plan.photo_stage_names]):
         workspace.stage(name).discard()
-    changed = [name for name in plan.photo_names if plan.has_other_photos(name)]
+    changed = [name for name in plan.photo_stage_names if plan.has_other_photos(name)]
     for name in changed:
         workspace.stage(name).set_aside(plan.unchanged_batches(name))
     write_json(workspace.run_path, asdict(grown.description()))
@@ -145,29 +143,26 @@ def warn_of_newer_photos(plan: BuildPlan) -> None:
     This notices photos that were edited since. CelebA's are not checked: they do not change, and are many.
     """
     source, stage = plan.request.source, plan.image_stage
-    folder, newer = plan.request.workspace.stage(stage), []
-    for batch in sorted(plan.state.stage(stage).batches) if source.is_own and not plan.has_other_photos(stage) else ():
-        built_s = folder.manifest_path(batch).stat().st_mtime
-        for photo in source.photos[batch * plan.batch_photos : (batch + 1) * plan.batch_photos]:
+    if not source.is_own or plan.has_other_photos(stage):
+        return
+    newer: set[str] = set()
+    for batch in plan.state.stage(stage).batches:
+        built_s = plan.request.workspace.stage(stage).manifest_path(batch).stat().st_mtime
+        for photo in plan.photos_of(batch):
             with contextlib.suppress(OSError):  # a missing photo is reported elsewhere
                 if photo_path(source.folder, photo.file).stat().st_mtime > built_s:
-                    newer.append(photo.file)
-    if files := sorted(set(newer)):
-        names = printable(", ".join(files[:NAMED])) + ", ..." * (len(files) > NAMED)
+                    newer.add(photo.file)
+    if newer:
         log.warning(
             "warning: %s newer than the results: %s; if they were edited, build again with `redo` %s",
-            f"{counted(len(files), 'photo')} {'is' if len(files) == 1 else 'are'}",
-            names,
-            plan.names[0],
+            f"{counted(len(newer), 'photo')} {'is' if len(newer) == 1 else 'are'}",
+            printable(_first(newer)),
+            plan.stage_names[0],
         )
 
 
 class EarlierResults:
-    """The results of an earlier run for photos whose batch is not written yet.
-
-    Args:
-        plan: of this run.
-    """
+    """The results of an earlier run for photos whose batch is not written yet."""
 
     def __init__(self, plan: BuildPlan) -> None:
         workspace, stages = plan.request.workspace, plan.photo_stages
@@ -253,6 +248,11 @@ class EarlierResults:
         except WorkspaceError:
             return None
         return record.with_part(replace(image, path=path))
+
+
+def _first(files: Set[str]) -> str:
+    """Return the names of the first files for a message."""
+    return ", ".join([*sorted(files)[:NAMED], *["..."] * (len(files) > NAMED)])
 
 
 def _read_kept(manifest: Path) -> dict[PhotoKey, Kept]:

@@ -221,12 +221,7 @@ class LandmarkSection:
 
 
 def landmark_section(workspace: Workspace, folder: Path) -> LandmarkSection | None:
-    """Return what the report of a run says about landmarks; None where nothing was found or compared.
-
-    Args:
-        workspace: the run directory.
-        folder: of the photos.
-    """
+    """Return what the report of a run says about landmarks; None where nothing was found or compared."""
     page, path = workspace.landmark_table_path.with_suffix(".html"), workspace.doubtful_path
     checked = CheckedLandmarks(0, ())
     if path.exists():

@@ -102,11 +102,6 @@ class NetworkStage(PhotoStage[N]):
 
         Windows of equal shape pass the network in batches. Where the device has too little memory,
         `context.batch_windows` is halved in place.
-
-        Args:
-            faces: all on one device; may be none.
-            settings: weights, tiles and precision.
-            context: names the device.
         """
         import torch
 
@@ -116,12 +111,8 @@ class NetworkStage(PhotoStage[N]):
 
         if not faces:
             return []
-        net, tile_px = (
-            network(settings.weights, context.device, self.architecture, settings.precision),
-            settings.tile_px,
-        )
-        if isinstance(net, CommunityNetwork):
-            tile_px = net.footprint.tile_px(tile_px)
+        net = network(settings.weights, context.device, self.architecture, settings.precision)
+        tile_px = net.footprint.tile_px(settings.tile_px) if isinstance(net, CommunityNetwork) else settings.tile_px
 
         def run(windows: Tensor) -> Tensor:
             with torch.autocast(context.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):

@@ -14,12 +14,10 @@ from celebahq_builder.pipeline.build_report import LiveReport
 from celebahq_builder.pipeline.cluster_batches import run_on_cluster
 from celebahq_builder.pipeline.growth import EarlierResults
 from celebahq_builder.pipeline.plan import BuildPlan
-from celebahq_builder.pipeline.request import BuildRequest
 from celebahq_builder.progress import Progress
 from celebahq_builder.run_directory.state import StageCounts
 from celebahq_builder.run_directory.timings import TimingLog
 from celebahq_builder.run_directory.workspace import StageFolder, count_outcomes
-from celebahq_builder.sources.photo import Photo
 from celebahq_builder.storage import LockedFolder
 
 EXAMPLES = 8
@@ -62,12 +60,13 @@ def run_batches(plan: BuildPlan, timings: TimingLog, held: LockedFolder) -> None
             jobs.append(job)
         else:
             publish_batch(workspace, earlier.complete(BatchResult.of_nothing(job)))
-    if jobs:
-        timings.add(batches=len(jobs), seconds={})
-        todo = sum(len(job.photos) for job in jobs)
-        photos = sum(len(_photos_of(plan, number)) for number in _batches(plan))
-        title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
-        progress = Progress(title, photos, photos - todo, unit)
+    if not jobs:
+        return
+    timings.add(batches=len(jobs), seconds={})
+    todo = sum(len(job.photos) for job in jobs)
+    photos = sum(len(plan.photos_of(number)) for number in _batches(plan))
+    title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+    with Progress(title, photos, photos - todo, unit) as progress:
         report = LiveReport(workspace, progress, silent=plan.request.shard is not None)
         try:
             report.write_if_due()
@@ -84,22 +83,17 @@ def run_batches(plan: BuildPlan, timings: TimingLog, held: LockedFolder) -> None
         except KeyboardInterrupt:
             report.close()
             raise
-        finally:
-            progress.close()
-
-
-def _workers(request: BuildRequest) -> int:
-    """Return the number of worker processes of the photo stages."""
-    return request.workers or parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
 
 
 def _compute(
     plan: BuildPlan, held: LockedFolder, jobs: Iterable[BatchJob], progress: Progress
 ) -> Generator[BatchResult, None, None]:
     """Yield the results of batches, from a cluster or from processes of this machine."""
-    if plan.request.cluster:
-        return run_on_cluster(plan.request.cluster, plan, held.path, jobs, progress)
-    return parallel.run(run_batch, jobs, workers=_workers(plan.request))
+    request = plan.request
+    if request.cluster:
+        return run_on_cluster(request.cluster, plan, held.path, jobs, progress)
+    workers = request.workers or parallel.workers_on(parallel.devices(request.device), WORKER_GPU_BYTES)
+    return parallel.run(run_batch, jobs, workers=workers)
 
 
 def _batches(plan: BuildPlan) -> range:
@@ -107,16 +101,10 @@ def _batches(plan: BuildPlan) -> range:
     return plan.request.shard.batches(plan.batches) if plan.request.shard else range(plan.batches)
 
 
-def _photos_of(plan: BuildPlan, batch: int) -> tuple[Photo, ...]:
-    size = plan.batch_photos
-    return plan.request.source.photos[batch * size : (batch + 1) * size]
-
-
 def _jobs(plan: BuildPlan) -> Iterator[BatchJob]:
     """Yield the batches that lack a manifest, each with the stage from which it resumes."""
-    request, size = plan.request, plan.batch_photos
-    photos = list(enumerate(request.source.photos))
-    examples = frozenset(photo.id for _, photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
+    request, photos = plan.request, plan.request.source.photos
+    examples = frozenset(photo.id for photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
     for number in _batches(plan):
         lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
         if not any(lacks):
@@ -126,7 +114,7 @@ def _jobs(plan: BuildPlan) -> Iterator[BatchJob]:
         yield BatchJob(
             workspace=request.workspace.root,
             number=number,
-            photos=tuple(photos[number * size : (number + 1) * size]),
+            photos=tuple(enumerate(plan.photos_of(number), start=number * plan.batch_photos)),
             folder=request.source.folder,
             recipe=plan.worker_recipe,
             device=request.device,
@@ -138,14 +126,7 @@ def _jobs(plan: BuildPlan) -> Iterator[BatchJob]:
 
 
 def _reconcile(stage: StageFolder, entering: set[PhotoKey], batches: int) -> tuple[StageCounts, set[PhotoKey]]:
-    """Read the manifests of a stage, and check that they account for every photo that entered it.
-
-    Returns:
-        The counts of the stage, and the photos that it kept.
-
-    Raises:
-        WorkspaceError: a manifest is missing, or a photo is in none.
-    """
+    """Check that the manifests of a stage account for every photo that entered it; return counts and kept photos."""
     done, outcomes = stage.batches(), {}
     for _, one in stage.outcomes():
         if one.key in entering:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,7 @@ from celebahq_builder.run_directory.state import (
     Table,
     fingerprint,
 )
-from celebahq_builder.sources.photo import subset
+from celebahq_builder.sources.photo import Photo, subset
 
 VERSIONS = ("torch", "numpy", "pillow", "opencv-python-headless", "scipy", "h5py", "deflate")
 """Packages that decide the pixels."""
@@ -46,19 +49,19 @@ class BuildPlan:
     # --- Stages ---
 
     @cached_property
-    def names(self) -> list[str]:
+    def stage_names(self) -> list[str]:
         """All stages of the method, in order."""
         return [stage.name for stage in self.request.recipe.stages()]
 
     @cached_property
-    def photo_names(self) -> list[str]:
+    def photo_stage_names(self) -> list[str]:
         """The photo stages of the method, in order."""
         return [stage.name for stage in self.request.recipe.photo_stages()]
 
     @property
     def image_stage(self) -> str:
         """The last stage that changes images; its images are the result."""
-        return [stage.name for stage in self.request.recipe.photo_stages() if stage.saves_image][-1]
+        return self.request.recipe.image_stages()[-1]
 
     @cached_property
     def _lasting(self) -> list[str]:
@@ -67,25 +70,19 @@ class BuildPlan:
         These are the stages that the recipe keeps, the stage of the result's images, the last photo stage, those that
         an earlier run kept, and all stages that work on the whole data set.
         """
-        asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_names[-1]}
-        begun = {name for name in self.names if self.state.stage(name).provenance}
-        return [name for name in self.names if name in asked | begun or name not in self.photo_names]
+        asked = {*self.request.recipe.keep_stages, self.image_stage, self.photo_stage_names[-1]}
+        begun = {name for name in self.stage_names if self.state.stage(name).provenance}
+        return [name for name in self.stage_names if name in asked | begun or name not in self.photo_stage_names]
 
     @cached_property
     def until(self) -> str:
         """Last stage of the run: as asked for, or a later one up to which everything is complete already."""
-        first = self.names.index(self.request.until)
-        last = self.request.until
-        for name in self._lasting:
-            if not self.is_complete(name):
-                break
-            last = name if self.names.index(name) > first else last
-        return last
+        return max([self.request.until, *takewhile(self.is_complete, self._lasting)], key=self.stage_names.index)
 
     @cached_property
     def on_disk(self) -> list[str]:
         """Stages of this run that have results on disk, or will write some, in order."""
-        until = self.names[: self.names.index(self.until) + 1]
+        until = self.stage_names[: self.stage_names.index(self.until) + 1]
         return [name for name in until if name in self._lasting or name == self.until]
 
     @property
@@ -94,27 +91,27 @@ class BuildPlan:
         return [stage for stage in self.request.recipe.photo_stages() if stage.name in self.on_disk]
 
     @property
+    def stages_with_images(self) -> list[str]:
+        """The names of those `photo_stages` that keep images."""
+        return [stage.name for stage in self.photo_stages if stage.saves_image]
+
+    @property
     def dataset_stages(self) -> list[AnyDatasetStage]:
-        """The other stages of this run."""
+        """The stages among those `on_disk` that work on the whole data set."""
         stages = self.request.recipe.stages()
         return [stage for stage in stages if isinstance(stage, DatasetStage) and stage.name in self.on_disk]
 
     @cached_property
     def ingredients(self) -> dict[str, Ingredients]:
         """The ingredients of each stage's result: the source, and the versions and settings of all stages up to it."""
-        request = self.request
-        source = request.source
+        request, source = self.request, self.request.source
         asked: Table = {"photos": len(source.photos), "limit": request.limit, "ids": request.ids}
         tables: Ingredients = [{"name": "source", **asked, "sha256": source.sha256()}]
         for stage in request.recipe.stages():
             settings = request.recipe.settings(stage)
-            own = {
-                "version": stage.version,
-                **stage.fingerprinted(settings),
-                **stage.ingredients(settings, request.inputs),
-            }
-            tables.append({"name": stage.name, **own})
-        return {name: tables[: i + 2] for i, name in enumerate(self.names)}
+            own = {**stage.fingerprinted(settings), **stage.ingredients(settings, request.inputs)}
+            tables.append({"name": stage.name, "version": stage.version, **own})
+        return {name: tables[: i + 2] for i, name in enumerate(self.stage_names)}
 
     @cached_property
     def worker_recipe(self) -> BuildRecipe:
@@ -124,7 +121,8 @@ class BuildPlan:
         for stage in recipe.photo_stages():
             settings = recipe.settings(stage)
             own = stage.for_workers(settings, self.ingredients[stage.name][-1])
-            changed |= {} if own is settings else {stage.name: own}
+            if own is not settings:
+                changed[stage.name] = own
         return replace(recipe, **changed)
 
     # --- Batches ---
@@ -141,6 +139,10 @@ class BuildPlan:
         """Number of batches."""
         return -(-len(self.request.source.photos) // self.batch_photos)
 
+    def photos_of(self, batch: int) -> tuple[Photo, ...]:
+        """Return the photos of a batch."""
+        return self.request.source.photos[batch * self.batch_photos : (batch + 1) * self.batch_photos]
+
     @cached_property
     def batches_left(self) -> frozenset[int]:
         """The batches that lack a manifest of some stage on disk."""
@@ -152,7 +154,7 @@ class BuildPlan:
     @cached_property
     def grows(self) -> bool:
         """True if the run directory holds results of a run with other photos; this run uses them, see `growth`."""
-        return any(self.has_other_photos(name) for name in self.names)
+        return any(self.has_other_photos(name) for name in self.stage_names)
 
     def has_other_photos(self, name: str) -> bool:
         """Return whether the results of a stage are those of a run with other photos."""
@@ -172,22 +174,17 @@ class BuildPlan:
         is_same_size = self.state.run is not None and self.state.run.batch_photos == self.batch_photos
         return self.unchanged_photos(name) // self.batch_photos if is_same_size else 0
 
-    def _sha256_of_first(self, photos: int) -> str:
-        """Return the hash of the first photos of the source; of at least one."""
-        if photos not in self._hashes:
-            self._hashes[photos] = subset(self.request.source, limit=max(photos, 1)).sha256()
-        return self._hashes[photos]
-
     @cached_property
-    def _hashes(self) -> dict[int, str]:
-        return {}
+    def _sha256_of_first(self) -> Callable[[int], str]:
+        """Function that returns the hash of the first photos of the source; of at least one."""
+        return functools.cache(lambda photos: subset(self.request.source, limit=max(photos, 1)).sha256())
 
     def after_growth(self) -> BuildPlan:
         """Return the plan for the run directory once `growth.grow` has prepared it."""
         if not self.grows or self.state.run is None:
             return self
         stages = {}
-        for name in self.photo_names:
+        for name in self.photo_stage_names:
             state, own = self.state.stage(name), self.ingredients[name]
             if self.has_other_photos(name):
                 left = frozenset(batch for batch in state.batches if batch < self.unchanged_batches(name))
@@ -205,11 +202,7 @@ class BuildPlan:
     def redone(self) -> list[AnyStage]:
         """The stages whose results `redo` deletes, in order."""
         stages = self.request.recipe.stages()
-        return list(stages[self.names.index(self.request.redo) :]) if self.request.redo else []
-
-    def without_summary(self) -> BuildPlan:
-        """Return the plan for the run directory without the counts of the last run."""
-        return replace(self, state=replace(self.state, summary=None))
+        return list(stages[self.stage_names.index(self.request.redo) :]) if self.request.redo else []
 
     def after_redo(self) -> BuildPlan:
         """Return the plan for the run directory once the results of `redone` are deleted."""
@@ -248,7 +241,7 @@ class BuildPlan:
     def is_complete(self, name: str) -> bool:
         """Return whether a stage is complete for this request, with all manifests of its batches and all its files."""
         state, recipe, workspace = self.state.stage(name), self.request.recipe, self.request.workspace
-        stage = recipe.stages()[self.names.index(name)]
+        stage = recipe.stages()[self.stage_names.index(name)]
         if isinstance(stage, DatasetStage):
             needed = stage.needed_files(recipe.settings(stage), workspace, recipe.resolution)
             has_all = all(path.relative_to(workspace.root).as_posix() in self.state.files for path in needed)
@@ -257,18 +250,15 @@ class BuildPlan:
         return state.is_complete(self.ingredients[name]) and has_all
 
     def check(self) -> None:
-        """Check that the run directory holds no results of other settings, apart from those to redo.
+        """Check that the run directory holds no results of other settings.
 
         A run that grows makes selection and data set again, so that their settings may be others.
 
         Raises:
             FingerprintMismatch: it does; names the first setting that differs and what to do.
         """
-        redo = self.request.redo
-        names = self.names[: self.names.index(redo)] if redo else self.names
-        grows = any(self.has_other_photos(name) for name in names)
-        for name in self.photo_names if grows else self.names:
-            before = self.state.stage(name).ingredients if name in names else None
+        for name in self.photo_stage_names if self.grows else self.stage_names:
+            before = self.state.stage(name).ingredients
             if before is not None and fingerprint(before[1:]) != fingerprint(self.ingredients[name][1:]):
                 raise FingerprintMismatch(self._explain_mismatch(before[1:], self.ingredients[name][1:]))
 
@@ -277,11 +267,8 @@ class BuildPlan:
         defaults = _by_setting([{"name": one.name, **one.new_defaults()} for one in self.request.recipe.stages()])
         old, new = defaults | _by_setting(before), defaults | _by_setting(json.loads(json.dumps(now)))
         if self.state.run:  # the method is an ingredient of only one of the methods, and of a stage in the middle
-            method = (self.names[0], "method")
-            old, new = (
-                {method: self.state.run.method, **old},
-                {method: self.request.recipe.method, **new},
-            )
+            method = (self.stage_names[0], "method")
+            old, new = {method: self.state.run.method, **old}, {method: self.request.recipe.method, **new}
         changed = next((key for key in [*new, *old] if old.get(key) != new.get(key)), None)
         if changed is None:
             return f"a plan.json in {self.request.workspace.root / 'stages'} was changed; choose another `out`"
@@ -300,9 +287,9 @@ class BuildPlan:
             WorkspaceError: it is not; names the stages that are.
         """
         start = self.request.start
-        if start is None or start == self.names[0]:
+        if start is None or start == self.stage_names[0]:
             return
-        before = self.names[self.names.index(start) - 1]
+        before = self.stage_names[self.stage_names.index(start) - 1]
         if not self.state.stage(before).is_complete(self.ingredients[before]):
             if self.has_other_photos(before):
                 raise WorkspaceError(
@@ -310,7 +297,7 @@ class BuildPlan:
                     f"{self.request.workspace.root} has those of a run with other photos; leave out `start`: what is "
                     "done is used"
                 )
-            complete = [name for name in self.names if self.state.stage(name).is_complete(self.ingredients[name])]
+            complete = [name for name in self.stage_names if self.state.stage(name).is_complete(self.ingredients[name])]
             raise WorkspaceError(
                 f"`start` {start} needs the results of {before} in {self.request.workspace.root}; complete there: "
                 f"{', '.join(complete) or 'nothing'} (keep_stages in the recipe says what stays on disk)"
@@ -318,7 +305,7 @@ class BuildPlan:
 
     def description(self) -> RunDescription:
         """Return the content of run.json."""
-        source, begun = self.request.source, [name for name in self.names if self.state.stage(name).provenance]
+        source = self.request.source
         return RunDescription(
             batch_photos=self.batch_photos,
             photos=len(source.photos),
@@ -327,8 +314,8 @@ class BuildPlan:
             rejected_by_table=[outcome.to_json(one) for one in source.rejected],
             warnings=list(source.warnings),
             until=self.until,
-            stages=[name for name in self.names if name in self.on_disk or name in begun],
-            photo_stages=self.photo_names,
+            stages=[name for name in self.stage_names if name in self.on_disk or self.state.stage(name).provenance],
+            photo_stages=self.photo_stage_names,
             image_stage=self.image_stage,
             recipe=to_mapping(self.request.recipe),
             origins=self.request.origins,

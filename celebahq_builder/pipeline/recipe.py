@@ -14,7 +14,10 @@ from celebahq_builder.imaging.pyramid import levels
 from celebahq_builder.pipeline.stage import AnyPhotoStage, AnyStage, NoSettings, PhotoStage, Stage
 from celebahq_builder.pipeline.stages import METHODS, load_stages
 
-S = TypeVar("S")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+S = TypeVar("S", bound="DataclassInstance")
 
 DEFAULT_RECIPE = "celebahq-1024"
 
@@ -48,7 +51,7 @@ class _Recipe:
         levels(self.resolution)
         if not 64 <= self.resolution <= 2048:
             raise ValueError(f"resolution = {self.resolution} must be 64 to 2048")
-        images = [stage.name for stage in self.photo_stages() if stage.saves_image]
+        images = self.image_stages()
         for name in self.keep_stages:
             if name not in images:
                 raise ValueError(f"keep_stages names {name!r}; stages with images are {', '.join(images)}")
@@ -73,6 +76,10 @@ class _Recipe:
     def photo_stages(self) -> tuple[AnyPhotoStage, ...]:
         """Return the stages of the method that work on one photo at a time, in order."""
         return tuple(stage for stage in self.stages() if isinstance(stage, PhotoStage))
+
+    def image_stages(self) -> list[str]:
+        """Return the names of the photo stages that change the image, in order; the last one makes the result."""
+        return [stage.name for stage in self.photo_stages() if stage.saves_image]
 
     def settings(self, stage: Stage[S]) -> S:
         """Return the settings of a stage."""

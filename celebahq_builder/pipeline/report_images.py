@@ -115,20 +115,20 @@ class ReportImages:
         return [(self._result(one, FACE_PX), self._origin(one)) for one in photos]
 
     def _origin(self, one: PhotoStatus) -> Origin | None:
-        types = record_types(load_stages(self.run.method))
         folder = self.workspace.stage(self.run.image_stage)
         outcomes = folder.read_manifest(one.batch) if folder.manifest_path(one.batch).exists() else []
         kept = next((end for end in outcomes if isinstance(end, Kept) and end.key == one.key), None)
         if kept is None:
             return None
-        record = PhotoRecord.from_kept(kept, types)
+        record = PhotoRecord.from_kept(kept, record_types(load_stages(self.run.method)))
         crop = record.get(CropRecord)
         if crop is None:
             return None
         found = thumbnails.of_origin(Path(self.run.source), one.file, np.array(crop.quad), FACE_PX, self.run.resolution)
         if found is None:
             return None
-        photo, cut, turned = found[0], found[1], orientation.checked(found[2])
+        photo, cut, exif_orientation = found
+        turned = orientation.checked(exif_orientation)
         points = orientation.to_upright(np.reshape(record.identity.landmarks, (5, 2)), crop.size, turned)
         width_px, _ = orientation.upright_size(crop.size, turned)
         face = draw_face(points, photo.width_px / width_px, "used", f"{self.run.resolution / crop.zoom:.0f} px wide")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from celebahq_builder import outcome
 from celebahq_builder.outcome import Failed, Kept, PhotoKey, QualityScore, Rejected
-from celebahq_builder.pipeline.face import Identity, ImageRecord, P, PhotoRecord, read_part
+from celebahq_builder.pipeline.face import Identity, ImageRecord, P, PhotoRecord, RecordTypes, read_part
 from celebahq_builder.pipeline.stage import record_types
 from celebahq_builder.pipeline.stages import load_stages
 from celebahq_builder.pipeline.stages.crop import CropRecord
@@ -55,11 +55,7 @@ class PhotoStatus:
 
 
 class PhotoStatuses:
-    """The status of every photo that a stage has finished, from its outcomes.
-
-    Args:
-        run: description of the run.
-    """
+    """The status of every photo that a stage has finished, from its outcomes."""
 
     def __init__(self, run: RunDescription) -> None:
         self.run = run
@@ -108,45 +104,30 @@ def read_statuses(workspace: Workspace) -> PhotoStatuses:
     """
     run = workspace.run()
     statuses = PhotoStatuses(run)
-    for stage, batch, one in workspace.final_outcomes(run):
-        statuses.add(stage, batch, one)
+    for name in run.stages:
+        stage = workspace.stage(name)
+        if name in run.photo_stages or stage.mark_path.exists():  # selection and packing count when they are complete
+            for batch, one in stage.outcomes():
+                statuses.add(name, batch, one)
     return statuses
 
 
 def photo_statuses(workspace: Workspace) -> list[PhotoStatus]:
-    """Return the status of every photo: first those rejected by the table, then in photo order.
-
-    Photos that no stage has finished yet are left out.
-
-    Raises:
-        WorkspaceError: the directory holds no run, or a manifest was changed or is corrupt.
-    """
+    """Return the statuses that `read_statuses` reads: those rejected by the table, then the others in photo order."""
     return read_statuses(workspace).all()
 
 
 def read_records(
-    folder: StageFolder, types: Mapping[str, type], keys: Container[PhotoKey] | None = None
+    folder: StageFolder, types: RecordTypes, keys: Container[PhotoKey] | None = None
 ) -> Iterator[PhotoRecord]:
-    """Yield the records of the photos that a stage kept, in photo order.
-
-    Args:
-        folder: of the stage.
-        types: type of each stage's record, by name of the stage.
-        keys: only the photos with these keys; None yields all.
-    """
+    """Yield the records of the photos that a stage kept, in photo order: all, or those with certain keys."""
     for one in folder.kept():
         if keys is None or one.key in keys:
             yield PhotoRecord.from_kept(one, types)
 
 
 def summary_fingerprint(workspace: Workspace, ingredients: Ingredients, rejected_by_table: list[Table]) -> str:
-    """Return the fingerprint that a summary has.
-
-    Args:
-        workspace: the run directory.
-        ingredients: of the last stage of the run.
-        rejected_by_table: outcomes of photos that the source rejected, as JSON.
-    """
+    """Return the fingerprint of a summary: of the last stage's ingredients, and of what was rejected before it."""
     table: Table = {"name": "table", "rejected": rejected_by_table}
     if workspace.doubtful_path.exists():
         table["doubtful"] = sha256(read_file(workspace.doubtful_path))

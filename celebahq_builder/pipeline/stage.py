@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 from celebahq_builder.config import to_mapping
-from celebahq_builder.pipeline.face import Face
+from celebahq_builder.pipeline.face import Face, RecordTypes
 from celebahq_builder.run_directory.state import StageCounts, Table
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.photo import Photo, PhotoSource
@@ -28,7 +28,7 @@ class NoSettings:
     """Settings of a stage that has none; such a stage has no table in a recipe."""
 
 
-S = TypeVar("S")
+S = TypeVar("S", bound="DataclassInstance")
 
 Precision: TypeAlias = Literal["fp32", "bf16"]
 """Precision in which a network computes its convolutions; everything else is fp32."""
@@ -64,13 +64,13 @@ class Stage(ABC, Generic[S]):
 
     def new_defaults(self) -> Table:
         """Return the defaults of the `new_settings`."""
-        values = to_mapping(cast("DataclassInstance", self.Settings()))
+        values = to_mapping(self.Settings())
         return {name: values[name] for name in self.new_settings}
 
     def fingerprinted(self, settings: S) -> Table:
         """Return the settings that distinguish results: all but the `new_settings` that have their defaults."""
-        defaults = self.new_defaults().items()
-        return dict(item for item in to_mapping(cast("DataclassInstance", settings)).items() if item not in defaults)
+        values, defaults = to_mapping(settings), self.new_defaults()
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
     def ingredients(self, settings: S, inputs: BuildInputs) -> Mapping[str, object]:
         """Return what the result depends on apart from version and settings, such as hashes of weights; JSON values."""
@@ -137,8 +137,7 @@ class DatasetContext:
 
     workspace: Workspace
     inputs: BuildInputs
-    record_types: Mapping[str, type]
-    """Type of each stage's record, by name of the stage."""
+    record_types: RecordTypes
     image_stage: str
     """Name of the photo stage whose images are the result."""
     photo_stage: str
@@ -193,6 +192,6 @@ AnyPhotoStage: TypeAlias = PhotoStage[Any]
 AnyDatasetStage: TypeAlias = DatasetStage[Any]
 
 
-def record_types(stages: Sequence[AnyStage]) -> dict[str, type]:
+def record_types(stages: Sequence[AnyStage]) -> RecordTypes:
     """Return the type of the record of each stage that has one, by name of the stage."""
     return {stage.name: stage.Record for stage in stages if stage.Record is not None}

@@ -92,11 +92,9 @@ def _workspace_problems(workspace: Workspace, checked: Checked) -> Iterator[str]
 
 def _check_run(workspace: Workspace, run: RunDescription, recipe: BuildRecipe) -> None:
     """Raise a WorkspaceError if the values in run.json do not belong together."""
-    photo_stages = recipe.photo_stages()
     expected = {
-        "batches": -(-run.photos // max(run.batch_photos, 1)),
-        "photo_stages": [stage.name for stage in photo_stages],
-        "image_stage": [stage.name for stage in photo_stages if stage.saves_image][-1],
+        "photo_stages": [stage.name for stage in recipe.photo_stages()],
+        "image_stage": recipe.image_stages()[-1],
         "until": run.until if run.until in run.stages else run.stages[-1:],
         "stages": [stage.name for stage in recipe.stages() if stage.name in run.stages],
     }
@@ -255,7 +253,7 @@ class _Manifests:
                 self._images[one.key] = one.record["image"]
             if batch.stage.name == self.run.photo_stages[-1]:
                 score = record[QualityScore].score
-                self.candidates.append(Candidate(one.photo, record.identity.id, score, one.face))
+                self.candidates.append(Candidate(one.key, record.identity.id, score))
                 self.hashes[one.key] = _hash({**one.record, "image": self._images.get(one.key)})
 
     def _record_problem(self, batch: _Batch, kept: Kept, identity: Identity, before: _Batch | None) -> str:
@@ -295,7 +293,7 @@ class _Manifests:
     def _note(self, one: Outcome) -> None:
         """Note the outcome of a photo at a stage, in the order of the stages."""
         if isinstance(self.last.get(one.key, Kept(one.photo)), Kept):
-            self.last[one.key] = one.without_record() if isinstance(one, Kept) else one
+            self.last[one.key] = one.without_record()
 
     def _mark_problems(
         self, name: str, mark: StageMark, entering: int, batches: int, counts: Mapping[str, int]
@@ -318,7 +316,8 @@ class _Manifests:
         self.checked.manifests += 1
         try:
             outcomes = read_outcomes(path)
-            selected = [PhotoRecord.from_kept(one, self.types) for one in outcomes if isinstance(one, Kept)]
+            kept = [one for one in outcomes if isinstance(one, Kept)]
+            selected = [PhotoRecord.from_kept(one, self.types) for one in kept]
             table = selection_csv(selected)
             ranks = [one[SelectRecord].rank for one in selected]
         except WorkspaceError as error:
@@ -332,12 +331,12 @@ class _Manifests:
             yield from self._mark_problems("select", mark, entering, 1, count_outcomes(outcomes))
         if self.complete:
             best, others = select_best(self.candidates, self.recipe.settings(SelectStage()).keep)
-            expected = [*(Kept(one.file, face=one.face) for one in best), *others]
-            found = [one.without_record() if isinstance(one, Kept) else one for one in outcomes]
-            if found != expected or ranks != [*range(1, len(best) + 1)]:
+            expected = [*(Kept(file, face=face) for (file, face), _, _ in best), *others]
+            if [one.without_record() for one in outcomes] != expected or ranks != [*range(1, len(best) + 1)]:
                 yield f"select: {path} is not the selection by the scores; {_redo('select')}"
-            for one in outcomes:
-                if isinstance(one, Kept) and _hash(one.record, without="select") != self.hashes.get(one.key):
+            for one in kept:
+                tables = {name: table for name, table in one.record.items() if name != "select"}
+                if _hash(tables) != self.hashes.get(one.key):
                     yield f"select: {path} has other tables of {one.photo} than the stages before; {_redo('select')}"
         yield from _table_problems(self.workspace.selection_path, table)
 
@@ -347,7 +346,8 @@ class _Manifests:
         settings = self.recipe.settings(PackStage())
         if not path.exists():
             yield f"{path.name} is missing"
-        if not path.exists() or not pack.mark or not pack.provenance:
+            return
+        if not pack.mark or not pack.provenance:
             return
         try:
             with PyramidFile(path) as pyramid:
@@ -355,8 +355,7 @@ class _Manifests:
                 if pyramid.file.attrs.get("fingerprint") != pack.provenance.fingerprint:
                     yield f"{path.name} is of another run, or of other settings; {_redo('pack')}"
                 if self.complete:
-                    counts = {"kept": pyramid.count}
-                    yield from self._mark_problems("pack", pack.mark, pyramid.count, 1, Counter(counts))
+                    yield from self._mark_problems("pack", pack.mark, pyramid.count, 1, Counter(kept=pyramid.count))
                     yield from self._column_problems(pyramid, settings.order)
         except FormatError as error:
             yield str(error)
@@ -371,9 +370,8 @@ class _Manifests:
             yield f"select: its manifest has tables of unequal lengths; {_redo('select')}"
             return
         for name, values in columns.items():
-            found = pyramid.photos.get(name)
-            is_equal = found is not None and (name in NAME_COLUMNS or np.array_equal(found, values))
-            if not is_equal or (name in NAME_COLUMNS and len(found or ()) != len(values)):
+            found = pyramid.photos.get(name, ())
+            if len(found) != len(values) or not (name in NAME_COLUMNS or np.array_equal(found, values)):
                 yield f"{pyramid.path.name}: {PHOTOS}/{name} differs from the selection; {_redo('pack')}"
 
     def summary_problems(self, summary: Summary) -> Iterator[str]:
@@ -414,7 +412,6 @@ def _rejected_table(path: Path, ends: Iterable[Outcome]) -> bytes:
         return rejected_csv(("", one) for one in ended)
 
 
-def _hash(record: Mapping[str, object], without: str = "") -> str:
+def _hash(tables: Mapping[str, object]) -> str:
     """Return a hash that is equal for equal tables."""
-    tables = {name: table for name, table in record.items() if name != without}
     return sha256(json.dumps(tables, sort_keys=True).encode())

@@ -55,14 +55,7 @@ T = TypeVar("T")
 
 
 class StageFolder:
-    """The files of one stage.
-
-    Attributes:
-        root: path of the folder.
-        name: of the stage.
-        provenance_path: the `Provenance`.
-        mark_path: the `StageMark`.
-    """
+    """The files of one stage in the folder `root`: its `Provenance`, its `StageMark`, manifests and images."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
@@ -323,10 +316,6 @@ class Workspace:
         """Return the logs of times of the run and of its shards."""
         return [self.timings_path, *(folder / self.timings_path.name for folder in shard_folders(self.root).values())]
 
-    def batches_left(self, stages: Iterable[str], batches: int) -> frozenset[int]:
-        """Return the batches that lack a manifest of some stage."""
-        return frozenset().union(*(set(range(batches)) - self.stage(name).batches() for name in stages))
-
     def sweep(self) -> None:
         """Delete the partial files of this run and of dead processes; only for the holder of the lock.
 
@@ -335,16 +324,6 @@ class Workspace:
         delete_partial_files(self.root)
         for folder in ("stages", "report", "landmarks", FOLDER):
             delete_partial_files(self.root / folder, recursive=True)
-
-    def final_outcomes(self, run: RunDescription) -> Iterator[tuple[str, int, Outcome]]:
-        """Yield stage, batch and outcome of each photo at each stage on disk, in the order of the stages.
-
-        A stage that works on all photos counts only when it is complete.
-        """
-        for name in run.stages:
-            if name in run.photo_stages or self.stage(name).mark_path.exists():
-                for batch, one in self.stage(name).outcomes():
-                    yield name, batch, one
 
 
 def count_outcomes(outcomes: Iterable[Outcome]) -> dict[str, int]:

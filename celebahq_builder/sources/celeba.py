@@ -123,7 +123,7 @@ def _aligned_images(root: Path) -> Path | None:
 
 def _read_celeba_landmarks(table: Path) -> tuple[list[TableRow], list[str]]:
     lines = read_table(table).splitlines()
-    count = _count_line(table, lines)
+    count = _read_count(table, lines[0] if lines else "")
     if len(lines) < 2 or (lines[1].split() and lines[1].split()[0] != COLUMNS[0]):
         found = lines[1] if len(lines) > 1 else "nothing"
         raise SourceError(f"{table}:2: expected the column names {COLUMNS[0]} ... {COLUMNS[-1]}, got {found[:80]!r}")
@@ -136,15 +136,14 @@ def _read_celeba_landmarks(table: Path) -> tuple[list[TableRow], list[str]]:
     return rows, [warning] if count != len(rows) else []
 
 
-def _count_line(table: Path, lines: list[str]) -> int:
+def _read_count(table: Path, line: str) -> int:
     try:
-        return int(lines[0])
-    except (IndexError, ValueError):
-        found = lines[0][:80] if lines else ""
-        raise SourceError(f"{table}:1: expected the number of photos, got {found!r}") from None
+        return int(line)
+    except ValueError:
+        raise SourceError(f"{table}:1: expected the number of photos, got {line[:80]!r}") from None
 
 
-# --- Splits and attributes, as the authors (.txt) and Kaggle (.csv) publish them
+# --- Splits and attributes, as the authors (.txt) and Kaggle (.csv) publish them --------------------------------
 
 
 def read_partition(table: Path) -> dict[str, str]:
@@ -174,7 +173,8 @@ def read_attributes(table: Path) -> tuple[tuple[str, ...], dict[str, tuple[int, 
     if _is_csv(table):
         names = _csv_columns(table, rows)
     else:
-        _count_line(table, [" ".join(cells) for _, cells in (next(rows, (1, [])),)])
+        _, count = next(rows, (1, []))
+        _read_count(table, " ".join(count))
         _, names = next(rows, (2, []))
     attributes: dict[str, tuple[int, ...]] = {}
     for number, cells in rows:
@@ -228,7 +228,7 @@ def _shown(cells: list[str]) -> str:
     return repr(" ".join(cells)[:80])
 
 
-# --- Places
+# --- Places -----------------------------------------------------------------------------------------------------
 
 
 def _places(root: Path, folder: str, name: str) -> list[Path]:

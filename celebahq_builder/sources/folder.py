@@ -79,12 +79,12 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
     Raises:
         SourceError: the folder or the table cannot be read, the table is none of these, or two faces have one id.
     """
-    if not _is_folder("photos", folder) and folder.is_file():
+    if not _is_folder("photos", folder):
+        if not folder.is_file():
+            raise SourceError(f"`photos` {folder} is not a folder; expected one that holds photos")
         source = read_folder(folder.parent, table, landmark_order)
         photos = tuple(photo for photo in source.photos if photo.file == folder.name)
         return replace(source, photos=photos, rejected=tuple(r for r in source.rejected if r.photo == folder.name))
-    if not _is_folder("photos", folder):
-        raise SourceError(f"`photos` {folder} is not a folder; expected one that holds photos")
     rejected: list[Rejected] = []
     if _is_folder("landmarks", table):
         rows, rejected = read_pts_folder(table, folder)
@@ -175,10 +175,10 @@ def _csv_row(table: Path, line: int, header: _Header, cells: list[str]) -> Table
     numbers += [cell for cell in cells[len(header.names) :] if cell]
     problem = ""
     if len(header.columns) != len(COLUMNS):
-        if len(numbers) == len(header.columns):
-            numbers, problem = reduced_cells(numbers)
-        else:
-            numbers, problem = [], f"expected {len(header.columns)} landmark numbers, got {len(numbers)}"
+        try:
+            numbers = reduced_cells(numbers)
+        except ValueError as error:
+            problem = str(error)
     return TableRow(line, normalize(named.get("file", "")), numbers, named.get("id", ""), split, problem=problem)
 
 
@@ -228,8 +228,11 @@ def read_pts_folder(table: Path, folder: Path) -> tuple[list[TableRow], list[Rej
     for number, name in enumerate(names, start=1):
         own, place = images.get(_stem(name), []), utf8_name(name)
         if len(own) == 1:
-            cells, problem = _read_pts(table / name)
-            rows.append(TableRow(number, own[0], cells, place=place, problem=problem))
+            try:
+                row = TableRow(number, own[0], _read_pts(table / name), place=place)
+            except ValueError as error:
+                row = TableRow(number, own[0], [], place=place, problem=str(error))
+            rows.append(row)
         elif own:
             detail = f"{place} may belong to {' or '.join(map(utf8_name, own))}; keep one of them"
             rejected += [Rejected(utf8_name(image), Reason.BAD_ROW, detail) for image in own]
@@ -250,20 +253,20 @@ def _stem(name: str) -> str:
     return nfc(str(PurePosixPath(name).with_suffix("")))
 
 
-def _read_pts(path: Path) -> tuple[list[str], str]:
-    """Return ten landmark numbers, and why the file cannot be used, or an empty text."""
+def _read_pts(path: Path) -> list[str]:
+    """Return ten landmark numbers; a ValueError says why the file cannot be used."""
     try:
         text = read_text(path, MAX_VALUE_BYTES)
     except OSError as error:
-        return [], f"it cannot be read: {error.strerror}"
+        raise ValueError(f"it cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        return [], "it is not a text in UTF-8"
+        raise ValueError("it is not a text in UTF-8") from None
     match = PTS_FILE.fullmatch(text)
     if match is None:
-        return [], "expected the lines version, n_points, {, x and y of each point, }"
+        raise ValueError("expected the lines version, n_points, {, x and y of each point, }")
     count, cells = int(match[1]), match[2].split()
     if count != POINTS:
-        return [], f"expected {POINTS} points in the order of iBUG, got n_points {count}"
+        raise ValueError(f"expected {POINTS} points in the order of iBUG, got n_points {count}")
     if len(cells) != 2 * POINTS:
-        return [], f"expected {2 * POINTS} numbers in braces, got {len(cells)}"
+        raise ValueError(f"expected {2 * POINTS} numbers in braces, got {len(cells)}")
     return reduced_cells(cells, origin=1)

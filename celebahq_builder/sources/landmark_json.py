@@ -95,10 +95,14 @@ def read_json_table(table: Path, folder: Path) -> tuple[list[TableRow], list[Rej
                     shown = printable(file)[:FILE_CHARACTERS_MAX]
                     rejected.append(Rejected(shown, Reason.NOT_LISTED, f"{table.name}: {place} lists no face"))
                 for face in faces:
-                    cells, problem, has_names = _points(face)
+                    try:
+                        cells, has_names = _points(face)
+                    except ValueError as error:
+                        rows.append(TableRow(count, file, [], split=split, place=place, problem=str(error)))
+                        continue
                     if has_names:
                         named.append(len(rows))
-                    rows.append(TableRow(count, file, cells, split=split, place=place, problem=problem))
+                    rows.append(TableRow(count, file, cells, split=split, place=place))
                 if len(rows) + len(rejected) > MAX_TABLE_ROWS:
                     raise SourceError(
                         f"table {table} has more than {MAX_TABLE_ROWS} faces, which are not read: divide it"
@@ -148,38 +152,33 @@ def _faces(value: object) -> list[object]:
     raise ValueError(f"expected a list of faces, got {_kind(value)}")
 
 
-def _points(face: object) -> tuple[list[str], str, bool]:
-    """Return ten landmark numbers, why they cannot be used or an empty text, and whether the points had names."""
+def _points(face: object) -> tuple[list[str], bool]:
+    """Return ten landmark numbers, and whether the points had names; a ValueError says why they cannot be used."""
     points = face
     if isinstance(face, dict):
         key = next((key for key in POINT_KEYS if key in face), None)
         if key is None:
-            return [], f"expected a face with {', '.join(POINT_KEYS)}, got {', '.join(map(str, face))[:80]}", False
+            raise ValueError(f"expected a face with {', '.join(POINT_KEYS)}, got {', '.join(map(str, face))[:80]}")
         points = face[key]
     has_names = isinstance(points, dict)
     if isinstance(points, dict):
         if lacking := [name for name in POINT_NAMES if name not in points]:
-            return [], f"expected points of the names {', '.join(POINT_NAMES)}; {lacking[0]} is missing", False
+            raise ValueError(f"expected points of the names {', '.join(POINT_NAMES)}; {lacking[0]} is missing")
         points = [points[name] for name in POINT_NAMES]
     if not isinstance(points, list) or len(points) not in (5, POINTS):
         found = f"{len(points)}" if isinstance(points, list) else _kind(points)
-        return [], f"expected 5 or {POINTS} points [x, y], got {found}", False
+        raise ValueError(f"expected 5 or {POINTS} points [x, y], got {found}")
     cells = []
     for number, point in enumerate(points):
         if not isinstance(point, list) or len(point) != 2 or not all(type(value) in (int, float) for value in point):
-            return [], f"point {number} is {str(point)[:80]}, expected two numbers [x, y]", False
+            raise ValueError(f"point {number} is {str(point)[:80]}, expected two numbers [x, y]")
         cells += [repr(value) for value in point]
-    if len(points) == POINTS:
-        return *reduced_cells(cells), False
-    return cells, "", has_names
+    return (reduced_cells(cells), False) if len(points) == POINTS else (cells, has_names)
 
 
 def _name_sides_by_viewer(rows: list[TableRow], named: list[int]) -> None:
     """Exchange left and right of the rows with the indices `named` if most would be those of mirrored faces."""
-    landmarks = {}
-    for index in named:
-        if not rows[index].problem:
-            landmarks[index] = tuple(float(cell) for cell in rows[index].cells)
+    landmarks = {index: tuple(map(float, rows[index].cells)) for index in named}
     if 2 * sum(map(is_mirrored, landmarks.values())) < len(landmarks) or not landmarks:
         return
     for index, row in landmarks.items():

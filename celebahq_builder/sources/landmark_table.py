@@ -98,13 +98,18 @@ def read_table(path: Path) -> str:
     return text
 
 
-def reduced_cells(cells: Sequence[str], origin: int = 0) -> tuple[list[str], str]:
-    """Return ten landmark numbers for the numbers of 68 points, and why they cannot be used, or an empty text.
+def reduced_cells(cells: Sequence[str], origin: int = 0) -> list[str]:
+    """Return ten landmark numbers for the numbers of 68 points.
 
     Args:
         cells: 136 numbers, x and y of each point.
         origin: coordinates of the centre of the first pixel, which are subtracted.
+
+    Raises:
+        ValueError: there are more or fewer, or one is not a finite number.
     """
+    if len(cells) != 2 * POINTS:
+        raise ValueError(f"expected {2 * POINTS} landmark numbers, got {len(cells)}")
     numbers = []
     for place, cell in enumerate(cells):
         try:
@@ -112,9 +117,9 @@ def reduced_cells(cells: Sequence[str], origin: int = 0) -> tuple[list[str], str
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            return [], f"{'xy'[place % 2]} of point {place // 2} is {cell[:80] or 'empty'}, not a number"
+            raise ValueError(f"{'xy'[place % 2]} of point {place // 2} is {cell[:80] or 'empty'}, not a number")
         numbers.append(number - origin)
-    return [repr(number) for number in five_points(numbers)], ""
+    return [repr(number) for number in five_points(numbers)]
 
 
 def make_source(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.test_resume import ROOT
+from tests.pipeline.runs import ROOT
 
 
 @pytest.mark.slow

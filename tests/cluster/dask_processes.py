@@ -13,7 +13,7 @@ from typing import IO
 
 from celebahq_builder.cluster.jobs import Parts
 from celebahq_builder.cluster.worker import check_wanted
-from tests.pipeline.test_resume import ROOT, processes_of, wait_for
+from tests.pipeline.runs import ROOT, processes_of, wait_for
 
 SEAM = Path(__file__).with_name("worker_seam.py")
 """Loaded by the workers of tests that hold or kill them."""

@@ -21,10 +21,9 @@ from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from tests.cluster.dask_processes import SEAM, Dask, dask
-from tests.conftest import NETWORKS, SMALL, TINY, build_tiny
+from tests.conftest import FAST, NETWORKS, SMALL, TINY, build_tiny
 from tests.models.community_files import compact, write
-from tests.pipeline.test_growth import FAST, PHOTOS, assert_same, files, whole_run  # noqa: F401 - a fixture
-from tests.pipeline.test_resume import ROOT, wait_for
+from tests.pipeline.runs import PHOTOS, ROOT, assert_same, files, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -102,14 +101,14 @@ def pid_of_nanny(worker: int) -> int:
     return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_same_bytes(tmp_path: Path, whole_run: Path) -> None:  # noqa: F811
+def test_same_bytes(tmp_path: Path, fast_run: Path) -> None:
     """With 1, 2 and 3 workers, whose working directory is another one, for a run directory with a relative path."""
     with dask(tmp_path / "dask") as started, contextlib.chdir(tmp_path):
         for workers in (1, 2, 3):
             started.worker(cwd=tmp_path / "dask")
             result = build_tiny(Path(f"run-{workers}"), limit=None, recipe=FAST, cluster=started.file)
             assert (result.photos, result.failed) == (PHOTOS, 0)
-            assert_same(tmp_path / f"run-{workers}", whole_run)
+            assert_same(tmp_path / f"run-{workers}", fast_run)
 
 
 @pytest.mark.usefixtures("footprint_cache")
@@ -137,13 +136,13 @@ def test_networks_of_weight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert '"factor": 2' in shown
 
 
-def test_run_that_resumes_and_grows(tmp_path: Path, whole_run: Path) -> None:  # noqa: F811
+def test_run_that_resumes_and_grows(tmp_path: Path, fast_run: Path) -> None:
     out = tmp_path / "run"
     build_tiny(out, limit=6, recipe=FAST)
     with dask(tmp_path / "dask") as started:
         started.worker("--no-nanny")
         build_tiny(out, limit=None, recipe=FAST, cluster=started.address)
-    assert_same(out, whole_run)
+    assert_same(out, fast_run)
 
 
 @pytest.mark.parametrize("killed", ["worker", "nanny"])

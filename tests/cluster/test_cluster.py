@@ -14,7 +14,7 @@ from celebahq_builder.cluster.connection import Cluster
 from celebahq_builder.cluster.jobs import run_jobs
 from celebahq_builder.errors import ClusterError, RecipeError
 from tests.cluster.dask_processes import PARTS, Dask, dask, facts, work
-from tests.pipeline.test_resume import wait_for
+from tests.pipeline.runs import wait_for
 
 
 @pytest.fixture

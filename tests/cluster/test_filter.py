@@ -9,7 +9,7 @@ from celebahq_builder.errors import ClusterError
 from celebahq_builder.filter.run import filter_folder
 from tests.cluster.dask_processes import dask
 from tests.filter.folders import make
-from tests.pipeline.test_resume import ROOT
+from tests.pipeline.runs import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from celebahq_builder.cli.main import celebahq
-from celebahq_builder.errors import (
-    CelebAHQError,
-    FormatError,
-    WorkspaceError,
-)
+from celebahq_builder.errors import CelebAHQError, FormatError, WorkspaceError
 from celebahq_builder.outcome import Failed, Kept
 from celebahq_builder.pipeline.dry_run import describe_plan
 from celebahq_builder.pipeline.plan import BuildPlan

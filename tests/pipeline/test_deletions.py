@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celebahq_builder.errors import (
-    WorkspaceError,
-)
+from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.hdf5.labels import labels_path
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.storage import HOST, RUN_TOKEN

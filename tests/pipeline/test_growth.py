@@ -1,27 +1,16 @@
 """A run that grows ends with the files of a run that had all photos from the beginning."""
 
-import contextlib
 import csv
-import json
-import os
 import shutil
-import signal
-import time
-import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
 
 from celebahq_builder.errors import FingerprintMismatch, FormatError, WorkspaceError
 from celebahq_builder.hdf5.labels import labels_path
-from celebahq_builder.pipeline.build import BuildResult, build
 from celebahq_builder.pipeline.dry_run import dry_run
 from celebahq_builder.pipeline.growth import checked_plan, grow
-from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.run_images import RunImages, find_hdf5, find_images
@@ -31,48 +20,15 @@ from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
-from celebahq_builder.sources.photo import COLUMNS, PhotoSource
-from tests.conftest import SAMPLE, SMALL, TINY, build_tiny
-from tests.pipeline.killed_build import killing
+from tests.conftest import FAST, SMALL, TINY, build_tiny
+from tests.pipeline.killed_build import run_killed
+from tests.pipeline.runs import PHOTOS, assert_same, build_table, files, photos_computed, write_table
 
-FAST = replace(TINY, upscale=replace(TINY.upscale, when="needed"), align=replace(TINY.align, supersampling=1))
-"""Settings with which nothing is enlarged."""
-
-PHOTOS = 15
-"""Photos of the sample with usable rows."""
+EARLIER = (2, 3, 5, 6, 7, 9, 13)
+"""Places in the sample of the photos of an earlier run."""
 
 
-def files(out: Path) -> dict[str, bytes]:
-    """Return all files of a run but the logs of times and the report, which shows times."""
-    names = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
-    others = (".celebahq-lock", "timings.jsonl", "report/", "landmarks/", "shards/")
-    return {name: path.read_bytes() for name, path in names.items() if not name.startswith(others)}
-
-
-def assert_same(out: Path, other: Path) -> None:
-    found, expected = files(out), files(other)
-    assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
-    assert list(find_problems(out)) == []
-    folders = [path for path in (out / "stages").rglob("*") if path.is_dir()]
-    assert all(any(folder.iterdir()) for folder in folders)
-
-
-def photos_computed(out: Path) -> int:
-    """Return the number of photos that worker processes took through the stages, in all runs of a directory."""
-    lines = map(json.loads, Workspace(out).timings_path.read_text().splitlines())
-    return sum(line["photos"] for line in lines if "batch" in line)
-
-
-@pytest.fixture(scope="session")
-def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of all photos; not to be changed."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    build_tiny(out, limit=None, recipe=FAST)
-    return out
-
-
-def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
+def test_larger_limits(tmp_path: Path, fast_run: Path) -> None:
     out = tmp_path / "run"
     for limit in (5, 12, None):
         build_tiny(out, limit=limit, recipe=FAST)
@@ -81,15 +37,15 @@ def test_larger_limits(tmp_path: Path, whole_run: Path) -> None:
             foreign = next(out.glob("stages/align/images/*")) / "mine.png"
             foreign.touch()
     foreign.unlink()  # it is of the user, and was not deleted
-    assert_same(out, whole_run)
+    assert_same(out, fast_run)
     assert photos_computed(out) == PHOTOS
 
 
-def test_example_photos_are_spread_over_the_run(whole_run: Path) -> None:
+def test_example_photos_are_spread_over_the_run(fast_run: Path) -> None:
     """Every second photo, at most eight; a photo that is rejected has no images."""
     ids = [photo.id for photo in read_celeba(SMALL).photos]
-    found = {path.name for path in (whole_run / "report" / "examples").iterdir()}
-    table = csv.DictReader((whole_run / "rejected.csv").read_text().splitlines())
+    found = {path.name for path in (fast_run / "report" / "examples").iterdir()}
+    table = csv.DictReader((fast_run / "rejected.csv").read_text().splitlines())
     rejected = {row["id"] for row in table if row["reason"] != "LOW_SCORE"}
     assert found == set(ids[::2]) - rejected
 
@@ -102,11 +58,11 @@ def test_counts_of_the_earlier_run_are_deleted_first(tiny_copy: Path) -> None:
     assert not [line for line in lines if line.startswith("in all")]
 
 
-def test_limit_of_more_photos_than_there_are(tmp_path: Path, whole_run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_limit_of_more_photos_than_there_are(tmp_path: Path, fast_run: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The same command without it has nothing to do; both make the same files."""
     out = tmp_path / "run"
     build_tiny(out, limit=20, recipe=FAST)
-    assert_same(out, whole_run)
+    assert_same(out, fast_run)
     caplog.set_level("INFO")
     caplog.clear()
     build_tiny(out, limit=None, recipe=FAST)
@@ -115,17 +71,17 @@ def test_limit_of_more_photos_than_there_are(tmp_path: Path, whole_run: Path, ca
 
 @pytest.mark.parametrize(("keep", "message"), [(14, "only 13 of 15 photos were good enough"), (16, "")])
 def test_fewer_good_photos_than_asked_for(
-    keep: int, message: str, tmp_path: Path, whole_run: Path, caplog: pytest.LogCaptureFixture
+    keep: int, message: str, tmp_path: Path, fast_run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A line says so, unless the source has fewer photos anyway."""
-    shutil.copytree(whole_run, tmp_path / "run")
+    shutil.copytree(fast_run, tmp_path / "run")
     build_tiny(tmp_path / "run", limit=None, recipe=FAST, keep=keep, redo="select", until="select")
     assert [one for one in caplog.messages if "good enough" in one] == [
         f"select: {message}, fewer than keep = {keep}; all are kept"
     ] * bool(message)
 
 
-def test_files_of_the_earlier_run(tmp_path: Path, whole_run: Path) -> None:
+def test_files_of_the_earlier_run(tmp_path: Path, fast_run: Path) -> None:
     """They stay until there are new ones, but no command takes them for those of the run."""
     out = tmp_path / "run"
     build_tiny(out, limit=5, recipe=replace(FAST, pack=replace(FAST.pack, labels=True)))
@@ -141,61 +97,17 @@ def test_files_of_the_earlier_run(tmp_path: Path, whole_run: Path) -> None:
         find_hdf5(out)
     assert "of an earlier run with other photos or settings" in "".join(status_lines(Workspace(out)))
     build_tiny(out, limit=None, recipe=FAST)
-    assert_same(out, whole_run)  # without labels
+    assert_same(out, fast_run)  # without labels
 
 
-def test_photo_gets_another_id(tmp_path: Path) -> None:
-    """A photo of the same name in another format: the image that has its old name is deleted."""
-    photos, rows = tmp_path / "photos", read_celeba(SMALL).photos
-    photos.mkdir()
-    table = tmp_path / "t.csv"
-
-    def write(names: dict[str, int]) -> None:
-        with table.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", *COLUMNS])
-            for name, place in names.items():
-                with Image.open(SMALL / "img_celeba" / rows[place].file) as image:
-                    image.convert("RGB").save(photos / name)
-                writer.writerow([name, *rows[place].landmarks])
-
-    for names in ({"a.jpg": 0}, {"a.jpg": 0, "a.png": 0}):
-        write(names)
-        build(read_folder(photos, table), tmp_path / "grown", recipe=FAST, workers=1, device="cpu")
-    build(read_folder(photos, table), tmp_path / "one", recipe=FAST, workers=1, device="cpu")
-    assert_same(tmp_path / "grown", tmp_path / "one")
-
-
-def test_another_size_of_batches(tmp_path: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_size_of_batches(tmp_path: Path, fast_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As from 12 photos to 202,599: the earlier run had smaller batches."""
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr("celebahq_builder.pipeline.plan.BATCH_PHOTOS", (3, 16))
         build_tiny(out, limit=11, recipe=FAST)
     build_tiny(out, limit=None, recipe=FAST)
-    assert_same(out, whole_run)
-
-
-# --- Photos between those of the earlier run
-
-
-EARLIER = (2, 3, 5, 6, 7, 9, 13)
-"""Places in the sample of the photos of an earlier run."""
-
-
-def write_table(path: Path, places: list[int], shift_px: float = 0.0) -> Path:
-    """Write a table of some photos of the sample."""
-    photos = read_celeba(SMALL).photos
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", *COLUMNS])
-        writer.writerows([photos[place].file, *(n + shift_px for n in photos[place].landmarks)] for place in places)
-    return path
-
-
-def build_table(table: Path, out: Path, **options: object) -> None:
-    source = read_folder(SMALL / "img_celeba", table)
-    build(source, out, **{"recipe": FAST, "workers": 1, "device": "cpu", **options})
+    assert_same(out, fast_run)
 
 
 @pytest.fixture(scope="session")
@@ -261,19 +173,6 @@ def test_kept_stages(tables: tuple[Path, Path], tmp_path: Path) -> None:
     assert_same(tmp_path / "run", tmp_path / "once")
 
 
-def run_killed(build: Callable[[], None], count: int) -> bool:
-    """Run a build in a child process, kill it before its `count`-th rename, and return whether it was."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about a fork beside threads, none of which the child uses
-        child = os.fork()
-    if not child:
-        with contextlib.suppress(BaseException):
-            setattr(Path, "replace", killing(Path.replace, count))  # noqa: B010 - mypy knows no other method
-            build()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 9, 12, 20, 30])
 def test_killed_while_it_grows(count: int, out: Path, tables: tuple[Path, Path], all_run: Path) -> None:
     """Killed twice at a rename: of a manifest, the plan, an image or the data set."""
@@ -291,9 +190,6 @@ def test_killed_while_it_grows_then_the_earlier_run(
     assert run_killed(lambda: build_table(tables[1], out), count)
     build_table(tables[0], out)
     assert_same(out, some_run)
-
-
-# --- Settings, refusals, files
 
 
 def test_selection_and_data_set_may_have_other_settings(out: Path, tables: tuple[Path, Path], tmp_path: Path) -> None:
@@ -402,86 +298,3 @@ def test_photos_that_were_removed_or_changed(out: Path, tables: tuple[Path, Path
     assert_same(out, tmp_path / "once")
     examples = {path.name for path in (out / "report" / "examples").iterdir()}
     assert not examples & {"000003", "000004"}
-
-
-def test_a_photo_that_was_edited(tables: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its landmarks are those of the table, so only its time tells; a photo that was not edited is not named."""
-    photos, out = tmp_path / "photos", tmp_path / "run"
-    shutil.copytree(SMALL / "img_celeba", photos)
-    source = read_folder(photos, tables[0])
-    for edited in (None, source.photos[1].file):
-        if edited:
-            with Image.open(photos / edited) as image:
-                image.point(lambda value: value * 0.9).save(photos / edited)
-            later_s = time.time() + 10  # clocks of file systems are coarse
-            os.utime(photos / edited, (later_s, later_s))
-        caplog.clear()
-        build(source, out, recipe=FAST, workers=1, device="cpu")
-        warnings_of_run = [one for one in caplog.messages if "newer" in one]
-        assert [edited in one and "`redo` crop" in one for one in warnings_of_run] == [True] * bool(edited)
-
-
-def test_attributes_that_come_later(tmp_path: Path) -> None:
-    """The photos are the same; nothing is computed again."""
-    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
-    attributes = root / "Anno" / "list_attr_celeba.txt"
-    attributes.rename(tmp_path / "away.txt")
-    build_tiny(out, root, recipe=FAST)
-    (tmp_path / "away.txt").rename(attributes)
-    build_tiny(out, root, recipe=FAST, labels=True)
-    build_tiny(tmp_path / "once", root, recipe=FAST, labels=True)
-    assert_same(out, tmp_path / "once")
-    assert photos_computed(out) == 5
-
-
-# --- One's own photos, in which faces are found
-
-
-def build_own(photos: Path, out: Path, yunet: Path, **options: Any) -> BuildResult:
-    """Build photos in which faces are found, as the command does."""
-    options = {"recipe": FAST, "workers": 1, "device": "cpu", **options}
-
-    def accept(source: PhotoSource) -> None:
-        checked_plan(make_request(source, out, **options))
-
-    return build(find_source(photos, out, model=yunet, workers=1, accept=accept), out, **options)
-
-
-def test_own_photos_are_removed_and_changed(yunet: Path, tmp_path: Path) -> None:
-    photos, out = tmp_path / "photos", tmp_path / "run"
-    photos.mkdir()
-    for name in ("000001.jpg", "000002.jpg", "000003.jpg", "000004.jpg"):
-        shutil.copy(SAMPLE / "img_celeba" / name, photos)
-    build_own(photos, out, yunet)
-    (photos / "000001.jpg").unlink()
-    with Image.open(SAMPLE / "img_celeba" / "000003.jpg") as image:
-        image.point(lambda value: value * 0.9).save(photos / "000003.jpg", quality=95)  # darker, the same faces
-    found = {path: path.read_bytes() for path in (out / "landmarks").iterdir() if path.suffix != ".jsonl"}
-    before = files(out)
-    with pytest.raises(FingerprintMismatch, match=r"1 photo missing from this run \(000001.jpg\) and 1 .*000003.jpg"):
-        build_own(photos, out, yunet)
-    assert files(out) == before
-    assert {path: path.read_bytes() for path in found} == found
-    computed = photos_computed(out)
-    assert build_own(photos, out, yunet, redo="photos").kept == 3
-    assert photos_computed(out) == computed + 1
-    build_own(photos, tmp_path / "once", yunet)
-    assert_same(out, tmp_path / "once")
-
-
-def test_own_photos_are_added(yunet: Path, tmp_path: Path) -> None:
-    """Before and after the photo of the earlier run, with and without a face; then nothing is added."""
-    photos, out = tmp_path / "photos", tmp_path / "run"
-    photos.mkdir()
-    Image.new("RGB", (200, 200), "teal").save(photos / "0.png")
-    for names in (["000002.jpg"], ["000001.jpg", "000003.jpg"], []):
-        for name in names:
-            shutil.copy(SAMPLE / "img_celeba" / name, photos)
-        if len(names) == 2:
-            Image.new("RGB", (200, 200), "navy").save(photos / "000002a.png")
-        result = build(find_source(photos, out, model=yunet, workers=1), out, recipe=FAST, workers=1, device="cpu")
-    assert (result.kept, result.reasons) == (3, {"NO_FACE": 2})
-    once = tmp_path / "once"
-    build(find_source(photos, once, model=yunet, workers=1), once, recipe=FAST, workers=1, device="cpu")
-    assert_same(out, once)
-    assert photos_computed(out) == 3

@@ -12,11 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from celebahq_builder.errors import (
-    DiskFull,
-    SourceError,
-    WorkspaceError,
-)
+from celebahq_builder.errors import DiskFull, SourceError, WorkspaceError
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.writer import PyramidWriter
 from celebahq_builder.hdf5.writer import pack as pack_images
@@ -25,7 +21,7 @@ from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import as_storage_error, write_atomic
 from tests.conftest import SMALL, TINY, build_tiny
 from tests.disk import failing
-from tests.pipeline.test_resume import digest
+from tests.pipeline.runs import assert_same
 
 
 @contextlib.contextmanager
@@ -54,7 +50,7 @@ def test_full_disk_then_more_space(workers: int, tmp_path: Path, tiny_run: Path)
                 assert [json.loads(line) for line in path.read_text().splitlines()]
         subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
         build_tiny(disk / "run")
-        assert digest(disk / "run") == digest(tiny_run)
+        assert_same(disk / "run", tiny_run)
 
 
 def test_full_disk_while_packing(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Official images from photos, image list and deltas: bit for bit, or rejected with a reason."""
 
 import copy
-import hashlib
 import io
 import shutil
 import signal
@@ -26,6 +25,7 @@ from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.official import zip_name
 from tests.conftest import SAMPLE
+from tests.pipeline.runs import hdf5_bytes
 from tests.release import EXACT, Release, aligned, locked
 
 ROOT = Path(__file__).parents[2]
@@ -43,10 +43,6 @@ def build_release(out: Path, paths: Paths, root: Path = SAMPLE, *, with_deltas: 
         return build(
             read_celeba(root), out, recipe=recipe, device="cpu", image_list=image_list, deltas=chosen, **request
         )
-
-
-def digest(out: Path) -> str:
-    return hashlib.sha256(Workspace(out).hdf5_path(64).read_bytes()).hexdigest()
 
 
 def rejects(out: Path) -> dict[str, Rejected]:
@@ -85,7 +81,7 @@ def test_the_official_images_in_the_official_order(built: Path, release: Release
 
 def test_same_bytes_with_two_workers(built: Path, paths: Paths, tmp_path: Path) -> None:
     build_release(tmp_path / "run", paths, workers=2)
-    assert digest(tmp_path / "run") == digest(built)
+    assert hdf5_bytes(tmp_path / "run") == hdf5_bytes(built)
 
 
 @pytest.mark.slow
@@ -101,7 +97,7 @@ def test_killed_and_resumed(count: int, built: Path, paths: Paths, tmp_path: Pat
     ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     build_release(out, paths)
-    assert digest(out) == digest(built)
+    assert hdf5_bytes(out) == hdf5_bytes(built)
 
 
 def test_build_in_parts_and_redone(built: Path, paths: Paths, tmp_path: Path) -> None:

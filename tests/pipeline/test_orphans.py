@@ -17,10 +17,9 @@ from celebahq_builder.pipeline.batch import run_batch
 from celebahq_builder.pipeline.batch_job import BatchJob, BatchResult
 from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.stages import align
-from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
 from tests.conftest import TINY, build_tiny
-from tests.pipeline.test_resume import ROOT, digest, processes_of, tables, wait_for
+from tests.pipeline.runs import ROOT, assert_same, processes_of, wait_for
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of a process from /proc")
 
@@ -29,12 +28,6 @@ OTHER = replace(TINY, align=align.AlignSettings(supersampling=2))
 
 def is_stopped(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """Return the images, manifests and marks of all stages."""
-    paths = (path for path in (out / "stages").rglob("*") if path.is_file() and path.suffix != ".partial")
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in paths}
 
 
 @contextlib.contextmanager
@@ -88,9 +81,6 @@ def test_orphans_that_write_during_the_next_run(
         monkeypatch.undo()
         assert [path.read_text() for path in out.parent.glob("ended-*")] == ["0", "0"]
     assert (summary.photos, summary.kept, summary.failed) == (5, 3, 0)
-    assert results(out) == results(whole)
-    assert digest(out) == digest(whole)
-    assert tables(out) == tables(whole)
-    assert list(find_problems(out)) == []
+    assert_same(out, whole)
     assert build_tiny(out, recipe=recipe, redo="pack") == summary
     assert not list(out.rglob("*.partial"))

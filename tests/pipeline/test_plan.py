@@ -14,14 +14,7 @@ from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.pipeline.stages.denoise import DenoiseSettings
 from celebahq_builder.pipeline.stages.pack import PackSettings
 from celebahq_builder.pipeline.stages.upscale import UpscaleSettings
-from celebahq_builder.run_directory.state import (
-    Provenance,
-    RunState,
-    StageCounts,
-    StageMark,
-    StageState,
-    fingerprint,
-)
+from celebahq_builder.run_directory.state import Provenance, RunState, StageCounts, StageMark, StageState, fingerprint
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import PHOTO_STAGES, SAMPLE, TINY
 

@@ -1,35 +1,19 @@
 """A build that was stopped in any way resumes, and gives the bytes of one that was not."""
 
-import contextlib
-import hashlib
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from celebahq_builder import cli
-from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
-from celebahq_builder.storage import read_json
 from tests.conftest import NETWORKS, PHOTO_STAGES, SMALL, TINY, build_tiny
 from tests.pipeline.killed_build import POINTS
-
-ROOT = Path(__file__).parents[2]
-
-
-def digest(out: Path) -> str:
-    return hashlib.sha256(Workspace(out).hdf5_path(64).read_bytes()).hexdigest()
-
-
-def tables(out: Path) -> tuple[str, str]:
-    workspace = Workspace(out)
-    return workspace.selection_path.read_text(), workspace.rejected_path.read_text()
+from tests.pipeline.runs import ROOT, assert_same, processes_of, tables, wait_for
 
 
 def kill_at(out: Path, point: str, count: int) -> None:
@@ -52,38 +36,14 @@ def test_killed_anywhere(kills: list[tuple[str, int]], tmp_path: Path, tiny_run:
         kill_at(out, point, count)
     assert not Workspace(out).summary_path.exists()
     build_tiny(out)
-    assert digest(out) == digest(tiny_run)
-    assert tables(out) == tables(tiny_run)
-    assert list(find_problems(out)) == []
+    assert_same(out, tiny_run)
     assert not list(out.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_same_bytes_and_fingerprints_for_any_number_of_workers(workers: int, tmp_path: Path, tiny_run: Path) -> None:
     build_tiny(tmp_path / "run", workers=workers)
-    assert digest(tmp_path / "run") == digest(tiny_run)
-    assert tables(tmp_path / "run") == tables(tiny_run)
-    for name in ("align", "score", "select", "pack"):
-        plans = [read_json(Workspace(out).stage(name).provenance_path) for out in (tmp_path / "run", tiny_run)]
-        assert plans[0] == plans[1], "fingerprints do not depend on the workers"
-
-
-def processes_of(session: int) -> list[int]:
-    """Return the processes of a session that still run, from Linux's /proc."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append(int(stat.parent.name))
-    return found
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.02)
+    assert_same(tmp_path / "run", tiny_run)
 
 
 @pytest.mark.slow
@@ -98,7 +58,7 @@ def test_workers_do_not_outlive_a_killed_run(tmp_path: Path, tiny_run: Path) -> 
         run.kill()
     wait_for(lambda: not processes_of(run.pid), 20)
     build_tiny(out, workers=2)
-    assert digest(out) == digest(tiny_run)
+    assert_same(out, tiny_run)
 
 
 @pytest.mark.parametrize(
@@ -147,10 +107,10 @@ def test_moved_run_resumes(tiny_run: Path, tmp_path: Path) -> None:
     kill_at(first, "score", 5)
     there = first.rename(tmp_path / "there")
     build_tiny(there)
-    assert digest(there) == digest(tiny_run)
+    assert_same(there, tiny_run)
 
 
 def test_deleted_result_is_written_again(tiny_copy: Path, tiny_run: Path) -> None:
     Workspace(tiny_copy).hdf5_path(64).unlink()
     build_tiny(tiny_copy)
-    assert digest(tiny_copy) == digest(tiny_run)
+    assert_same(tiny_copy, tiny_run)

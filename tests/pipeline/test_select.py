@@ -11,16 +11,11 @@ from celebahq_builder.pipeline.face import Identity, PhotoRecord
 from celebahq_builder.pipeline.results import rejected_csv
 from celebahq_builder.pipeline.stages.crop import CropRecord
 from celebahq_builder.pipeline.stages.pack import in_order
-from celebahq_builder.pipeline.stages.select import (
-    Candidate,
-    SelectRecord,
-    select_best,
-    selection_csv,
-)
+from celebahq_builder.pipeline.stages.select import Candidate, SelectRecord, select_best, selection_csv
 
 
 def candidate(name: str, score: float) -> Candidate:
-    return Candidate(f"{name}.jpg", name, score)
+    return Candidate((f"{name}.jpg", ""), name, score)
 
 
 def record(name: str, score: float, rank: int = 1, index: int = 0) -> PhotoRecord:
@@ -38,7 +33,7 @@ def test_best_by_score_then_by_id_in_any_order(scores: list[float], keep: int, c
     selected, rest = select_best(shuffled, keep)
     assert selected == sorted(photos, key=lambda one: (-one.score, one.id))[:keep]
     assert len(selected) + len(rest) == len(photos)
-    assert {r.photo for r in rest} | {one.file for one in selected} == {one.file for one in photos}
+    assert {r.photo for r in rest} | {one.key[0] for one in selected} == {one.key[0] for one in photos}
     assert all(r.reason == Reason.LOW_SCORE for r in rest)
 
 

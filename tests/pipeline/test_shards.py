@@ -23,9 +23,8 @@ from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource
-from tests.conftest import NETWORKS, SAMPLE, SMALL, TINY, build_tiny
-from tests.pipeline.test_growth import FAST, PHOTOS, assert_same, files
-from tests.pipeline.test_resume import ROOT, wait_for
+from tests.conftest import FAST, NETWORKS, SAMPLE, SMALL, TINY, build_tiny
+from tests.pipeline.runs import PHOTOS, ROOT, assert_same, files, wait_for
 from tests.storage.locking_process import no_flock
 
 COPIES = 3

@@ -11,8 +11,10 @@ import h5py
 import pytest
 
 from celebahq_builder.errors import RecipeError, WorkspaceError
+from celebahq_builder.hdf5.integrity import Checked
 from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.workspace import Workspace
+from celebahq_builder.storage import read_json
 from tests.conftest import build_tiny
 
 ALIGN, SCORE = "stages/align/batches/00000.jsonl", "stages/score/batches/00000.jsonl"
@@ -50,6 +52,14 @@ def exchange(lines: list[Any], name: str) -> None:
 
 def rejected(lines: list[Any]) -> dict[str, Any]:
     return next(line for line in lines if line["outcome"] == "rejected")
+
+
+def test_a_sound_run(finished: Path) -> None:
+    """Photos that a stage or the selection rejects are counted once."""
+    checked = Checked()
+    assert list(find_problems(finished, checked)) == []
+    assert checked == Checked("10 photos", manifests=7, files=9, images=3, levels=7, hashes=3)
+    assert {"CORRUPT_IMAGE", "LOW_SCORE"} == read_json(finished / "summary.json")["reasons"].keys()
 
 
 @pytest.mark.parametrize(
@@ -176,6 +186,8 @@ def test_no_change_is_unnoticed(name: str, change: Edit, says: str, copy: Path) 
         ("selection.csv", "selection.csv cannot be read: No such file or directory; run the same command again"),
         ("rejected.csv", "rejected.csv cannot be read: No such file"),
         ("summary.json", "summary.json is missing; run the same command again"),
+        (SCORE, "score: 2 of 3 manifests are there; run the same command again"),
+        ("celebahq-64x64.h5", "celebahq-64x64.h5 is missing"),
         ("stages/align/images/00000/000001.png", "align: .*000001.png: No such file or directory; `redo` align"),
     ],
 )

@@ -19,8 +19,8 @@ from celebahq_builder.sources import landmark_json
 from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.sources.landmark_json import _entries
 from celebahq_builder.sources.photo import COLUMNS, PhotoSource, five_points, is_mirrored
+from tests.sources.tree import FACE, reasons
 
-FACE = (30.0, 40.0, 70.0, 42.0, 50.0, 60.0, 35.0, 80.0, 65.0, 82.0)
 KPS = np.reshape(FACE, (5, 2)).tolist()
 
 
@@ -53,10 +53,6 @@ def folder(tmp_path: Path) -> Path:
     return photos(tmp_path / "photos", "a.jpg", "b.jpg")
 
 
-def rejections(source: PhotoSource) -> list[tuple[str, Reason]]:
-    return [(one.photo, one.reason) for one in source.rejected]
-
-
 # --- 68 points --------------------------------------------------------------------------------------------------
 
 
@@ -86,7 +82,7 @@ def test_csv_of_68_points(names: Sequence[str], separator: str, folder: Path) ->
     source = read(folder, csv_68(names, points_of(), separator=separator))
     assert [photo.file for photo in source.photos] == ["a.jpg"]
     np.testing.assert_allclose(source.photos[0].landmarks, FACE, rtol=1e-12)
-    assert rejections(source) == [("b.jpg", Reason.NOT_LISTED)]
+    assert reasons(source) == [("b.jpg", Reason.NOT_LISTED)]
 
 
 def test_other_columns_of_openface_are_ignored(folder: Path) -> None:
@@ -103,7 +99,7 @@ def test_csv_of_68_points_with_a_bad_row(bad: str, said: str, folder: Path) -> N
     cells[1 + 2 * 3] = bad
     source = read(folder, "\n".join((head, row, ",".join(cells).replace("a.jpg", "b.jpg"), "b.jpg,1,2")))
     assert [photo.file for photo in source.photos] == ["a.jpg"]
-    assert rejections(source) == [("b.jpg", Reason.BAD_ROW)] * 2
+    assert reasons(source) == [("b.jpg", Reason.BAD_ROW)] * 2
     assert said in source.rejected[0].detail
     assert source.rejected[1].detail == "table:4: expected 136 landmark numbers, got 2"
 
@@ -137,7 +133,7 @@ def test_pts_files_beside_the_photos(tmp_path: Path) -> None:
     assert [photo.file for photo in source.photos] == ["a.jpg", "sub/b.PNG"]
     for photo in source.photos:
         np.testing.assert_allclose(photo.landmarks, FACE, rtol=1e-9)
-    assert rejections(source) == [("c.jpg", Reason.NOT_LISTED)]
+    assert reasons(source) == [("c.jpg", Reason.NOT_LISTED)]
 
 
 def test_pts_files_in_a_folder_of_their_own(folder: Path, tmp_path: Path) -> None:
@@ -147,7 +143,7 @@ def test_pts_files_in_a_folder_of_their_own(folder: Path, tmp_path: Path) -> Non
         table.with_name(f"{name}.pts").write_text(pts(points_of()))
     source = read_folder(folder, tmp_path / "points")
     assert [photo.file for photo in source.photos] == ["a.jpg", "caf\u00e9.jpg"]
-    assert rejections(source) == [
+    assert reasons(source) == [
         ("b.jpg", Reason.BAD_ROW),
         ("b.png", Reason.BAD_ROW),
         ("gone.pts", Reason.FILE_MISSING),
@@ -176,7 +172,7 @@ def test_pts_files_that_are_none(text: str | bytes, said: str, folder: Path) -> 
     (folder / "b.pts").write_text(pts(points_of()))
     source = read_folder(folder, folder)
     assert [photo.file for photo in source.photos] == ["b.jpg"]
-    assert rejections(source) == [("a.jpg", Reason.BAD_ROW)]
+    assert reasons(source) == [("a.jpg", Reason.BAD_ROW)]
     assert source.rejected[0].detail.startswith(f"photos: a.pts: {said}")
 
 
@@ -243,7 +239,7 @@ def test_faces_of_retinaface(viewer: bool, folder: Path) -> None:
     source = read(folder, {"a.jpg": {"face_1": moved, "face_2": named_face(viewer)}, "b.jpg": {}})
     assert [(photo.id, photo.landmarks[0]) for photo in source.photos] == [("a_0", 30), ("a_1", 130)]
     assert source.photos[0].landmarks == FACE
-    assert rejections(source) == [("b.jpg", Reason.NOT_LISTED)]
+    assert reasons(source) == [("b.jpg", Reason.NOT_LISTED)]
     assert source.rejected[0].detail == "table: entry 2 lists no face"
 
 
@@ -271,7 +267,7 @@ def test_faces_of_insightface_and_others(data: object, folder: Path) -> None:
     source = read(folder, data)
     assert [(photo.file, photo.id) for photo in source.photos] == [("a.jpg", "a_0"), ("a.jpg", "a_1")]
     np.testing.assert_allclose([photo.landmarks for photo in source.photos], [FACE, np.ravel(MOVED)])
-    assert rejections(source) == [("b.jpg", Reason.NOT_LISTED)]
+    assert reasons(source) == [("b.jpg", Reason.NOT_LISTED)]
 
 
 @pytest.mark.parametrize("face", [KPS_FACE, KPS, {"face_1": named_face(viewer=False)}])

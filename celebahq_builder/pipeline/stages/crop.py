@@ -79,11 +79,7 @@ class CropStage(PhotoStage[CropSettings]):
         return {"resolution": inputs.resolution}
 
     def run(self, faces: Sequence[Face], settings: CropSettings, context: PhotoContext) -> list[Face]:
-        """Return the faces of photos that are read here.
-
-        Raises:
-            Rejection: the file, the image or the crop is not good enough.
-        """
+        """Return the faces of photos that are read here; raises a Rejection for a file or a crop of no use."""
         return [crop_face(face, settings, context) for face in faces]
 
 

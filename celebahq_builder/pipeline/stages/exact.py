@@ -34,11 +34,7 @@ class ExactCropStage(CropStage):
         return {"resolution": inputs.resolution, "method": "exact"}
 
     def run(self, faces: Sequence[Face], settings: CropSettings, context: PhotoContext) -> list[Face]:
-        """Return the faces of photos that are read here.
-
-        Raises:
-            Rejection: the file, the image or the crop is not good enough.
-        """
+        """Return the faces of photos that are read here; raises a Rejection for a file or a crop of no use."""
         return [_crop(face, settings, context) for face in faces]
 
 
@@ -77,12 +73,7 @@ class ExactAlignStage(PhotoStage[NoSettings]):
         return own
 
     def run(self, faces: Sequence[Face], settings: NoSettings, context: PhotoContext) -> list[Face]:
-        """Return upright faces, uint8 [3, R, R].
-
-        Raises:
-            Rejection: PROC_MD5_DIFFERS, DELTA_MISSING, DELTA_UNREADABLE or FINAL_MD5_DIFFERS.
-            SourceError: a folder is gone.
-        """
+        """Return upright faces, uint8 [3, R, R]; raises the errors of `add_delta`."""
         return [add_delta(align_exactly(face, context), context) for face in faces]
 
 

@@ -100,16 +100,10 @@ class PackStage(DatasetStage[PackSettings]):
             )
 
     def run(self, settings: PackSettings, context: DatasetContext) -> StageCounts:
-        """Write the data set.
-
-        Raises:
-            WorkspaceError: an image was changed or deleted.
-            DiskFull: no space left.
-        """
+        """Write the data set; raises the errors of `write_hdf5`."""
         workspace, inputs = context.workspace, context.inputs
         selected = list(read_records(workspace.stage("select"), context.record_types))
-        progress = Progress("pack", len(selected), unit="face", judged=False)
-        try:
+        with Progress("pack", len(selected), unit="face", judged=False) as progress:
             write_hdf5(
                 workspace.hdf5_path(inputs.resolution),
                 in_order(selected, settings.order, inputs.seed),
@@ -121,8 +115,6 @@ class PackStage(DatasetStage[PackSettings]):
                 workers=context.workers,
                 advance=progress.advance,
             )
-        finally:
-            progress.close()
         return StageCounts(photos=len(selected), batches=1, kept=len(selected), rejected=0)
 
 

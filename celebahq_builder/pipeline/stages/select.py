@@ -48,16 +48,9 @@ class SelectRecord:
 class Candidate(NamedTuple):
     """A scored photo."""
 
-    file: str
+    key: PhotoKey
     id: str
     score: float
-    face: str = ""
-    """The id where the source has several faces of the file, else empty."""
-
-    @property
-    def key(self) -> PhotoKey:
-        """File name, and the id where the source has several faces of the file."""
-        return self.file, self.face
 
 
 class SelectStage(DatasetStage[SelectSettings]):
@@ -80,10 +73,10 @@ class SelectStage(DatasetStage[SelectSettings]):
         """Write selection.csv and the manifest: selected photos with their whole records, then the others."""
         workspace = context.workspace
         [score] = [name for name, kind in context.record_types.items() if kind is QualityScore]
-        candidates = []
-        for one in workspace.stage(context.photo_stage).kept():
-            name, part = read_part(one, "identity", Identity).id, read_part(one, score, QualityScore)
-            candidates.append(Candidate(one.photo, name, part.score, one.face))
+        candidates = [
+            Candidate(one.key, read_part(one, "identity", Identity).id, read_part(one, score, QualityScore).score)
+            for one in workspace.stage(context.photo_stage).kept()
+        ]
         selected, low = select_best(candidates, settings.keep)
 
         ranks = {one.key: rank for rank, one in enumerate(selected, start=1)}
@@ -115,7 +108,8 @@ def select_best(candidates: Iterable[Candidate], keep: int) -> tuple[list[Candid
     rejected = []
     for one in others:
         detail = f"score {one.score:.4f}; the last one kept has {selected[-1].score:.4f}"
-        rejected.append(Rejected(one.file, Reason.LOW_SCORE, detail, one.face))
+        file, face = one.key
+        rejected.append(Rejected(file, Reason.LOW_SCORE, detail, face))
     return selected, rejected
 
 
