@@ -264,9 +264,8 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
         raise FormatError(f"{json_path} would be the page in `out`; choose another `json`")
     paths = request.files
     for path, argument in paths.items():
-        if path == [*paths][-1] or not holds(
-            path, {"format"}
-        ):  # a killed command has left the files before the last one
+        left_by_a_killed_command = path != [*paths][-1] and holds(path, {"format"})
+        if not left_by_a_killed_command:
             check_free(path, argument)
         check_writable(path, argument)
     results = list(evaluation_results(request))
