@@ -73,6 +73,11 @@ class TrainingError(CelebAHQError):
     """A training cannot start or resume."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of an error, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def printable(text: str, keep: str = "") -> str:
     r"""Return a text on one line, with escapes for characters that could change the line, the terminal or the reading.
 

@@ -16,7 +16,7 @@ from celebahq_builder.evaluation.features import (
     inception_number,
     inception_settings,
 )
-from celebahq_builder.evaluation.image_sources import BATCH_BYTES, MEMORY_BYTES, FeatureKey, SourceImages
+from celebahq_builder.evaluation.image_sources import FeatureKey, SourceImages
 from celebahq_builder.evaluation.protocol import (
     INCEPTION_METRICS,
     METRICS,
@@ -39,16 +39,12 @@ def evaluate(
     protocol: EvaluationProtocol,
     *,
     extractor: Extractor | None = None,
-    memory_bytes: int = MEMORY_BYTES,
-    batch_bytes: int = BATCH_BYTES,
 ) -> Result:
     """Return the scores of a source.
 
     Args:
         reference: the images to compare with, of the same seed; a second evaluation with it is faster.
         extractor: the Inception network; None to load it if it is needed.
-        memory_bytes: budget for images of the source that are kept between passes.
-        batch_bytes: size of the batches that are read; it changes no number.
 
     Raises:
         FormatError: source, reference and protocol do not fit together, an image cannot be read, or a number is not
@@ -61,7 +57,7 @@ def evaluate(
     check_evaluation(source, reference.source if reference else None, protocol)
 
     # Plan the numbers, and prepare the images for the passes over them
-    images = SourceImages(source, protocol.seed, memory_bytes=memory_bytes, batch_bytes=batch_bytes)
+    images = SourceImages(source, protocol.seed)
     jobs = [_plan(metric, images, reference, protocol) for metric in protocol.metrics]
     for side in dict.fromkeys(part.images for job in jobs for part in job.all_parts):
         needed = max(part.stop for job in jobs for part in job.all_parts if part.images is side)
@@ -107,7 +103,7 @@ class Part:
 
     def batches(self) -> Iterator[torch.Tensor]:
         """Yield the images."""
-        return self.images.batches(self.start, self.stop)()
+        return self.images.batches(self.start, self.stop)
 
     def key(self, metric: str, extractor: Extractor) -> FeatureKey:
         """Return the key of the features of these images for a metric."""
@@ -166,7 +162,7 @@ def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
     for images, features in wanted.items():
         where, stop = images.source.where, max(one.stop for one in features.values())
         with image_progress(f"Inception features of {where}", stop) as progress:
-            extract_features(images.batches(0, stop)(), extractor, features.values(), where, progress.advance)
+            extract_features(images.batches(0, stop), extractor, features.values(), where, progress.advance)
         images.features.update(features)
 
 

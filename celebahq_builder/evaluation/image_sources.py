@@ -21,7 +21,6 @@ from celebahq_builder.formats.image_file import SizeError
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import content_sha256, open_pyramid
 from celebahq_builder.image_set import DataSet, Numbers
-from celebahq_builder.metrics.batches import Batches
 
 READERS = 2
 """Threads that read batches in advance."""
@@ -40,7 +39,7 @@ class LevelSource:
     """
 
     def __init__(self, path: Path, resolution: int | None = None) -> None:
-        self.path, self.where = path, str(path)
+        self.where = str(path)
         with open_pyramid(path) as file:
             if resolution is not None:
                 file.check_resolution(resolution)
@@ -53,7 +52,7 @@ class LevelSource:
     @property
     def facts(self) -> dict[str, object]:
         """Kind, path, number of images, and the hash that a training run also records of its data."""
-        known = {"kind": "hdf5", "path": str(self.path), "images": self.count, "sha256": self.sha256}
+        known = {"kind": "hdf5", "path": self.where, "images": self.count, "sha256": self.sha256}
         return {**known, "resolution_of_file": self.file_resolution}
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
@@ -75,14 +74,14 @@ class ImageSetSource:
                 f"{path} is of the format {kind}, whose images cannot be drawn at random; make it an HDF5 file with "
                 "celebahq import"
             )
-        self.pixels, self.path, self.kind, self.where = images.pixels, path, kind, str(path)
+        self.pixels, self.kind, self.where = images.pixels, kind, str(path)
         self.count: int | None = images.count
         self.resolution, self.channels = images.resolution, images.channels
 
     @property
     def facts(self) -> dict[str, object]:
         """Kind, path and number of images; every score has a hash of the pixels."""
-        return {"kind": self.kind, "path": str(self.path), "images": self.count}
+        return {"kind": self.kind, "path": self.where, "images": self.count}
 
     def read(self, numbers: Numbers, at_once: int) -> Iterator[Tensor]:
         """Yield images in the order of their numbers; the next images are decoded in advance."""
@@ -162,21 +161,16 @@ class SourceImages:
 
     Args:
         seed: seed of the protocols with which the images are used.
-        memory_bytes: budget for images that are kept in memory.
-        batch_bytes: size of a batch; it changes no number.
     """
 
-    def __init__(
-        self, source: ImageSource, seed: int = 0, *, memory_bytes: int = MEMORY_BYTES, batch_bytes: int = BATCH_BYTES
-    ) -> None:
+    def __init__(self, source: ImageSource, seed: int = 0) -> None:
         self.source, self.seed = source, seed
-        self.memory_bytes = memory_bytes
         self.features: dict[FeatureKey, Features] = {}
         """Features that were extracted from these images."""
         self.numbers: dict[NumberKey, Number] = {}
         """Baselines that were computed from these images, if they are a reference."""
         self._image_bytes = source.channels * source.resolution**2
-        self._batch_images = min(BATCH_IMAGES, max(1, batch_bytes // self._image_bytes))
+        self._batch_images = min(BATCH_IMAGES, max(1, BATCH_BYTES // self._image_bytes))
         self._order = None if source.count is None else np.random.default_rng(seed).permutation(source.count)
         self._kept: Tensor | None = None
         self._kept_count = 0
@@ -190,7 +184,7 @@ class SourceImages:
         if self._kept is not None and len(self._kept) >= count:
             return
         old, self._kept = self._kept, None
-        if count * self._image_bytes <= self.memory_bytes:
+        if count * self._image_bytes <= MEMORY_BYTES:
             r = self.source.resolution
             self._kept = torch.empty((count, self.source.channels, r, r), dtype=torch.uint8)
             if old is not None:
@@ -198,22 +192,21 @@ class SourceImages:
         else:
             self._kept_count = 0
 
-    def batches(self, start: int, stop: int) -> Batches:
-        """Return a function that yields the images from place `start` to place `stop` at every call."""
-        return lambda: self._pass(start, stop)
-
     def sha256(self, count: int) -> str:
         """Return the SHA-256 of the pixels of the first `count` images in order."""
         if count not in self._digests:
             self._hash_counts.add(count)
             if self._hashed >= count:
                 self._hash, self._hashed = hashlib.sha256(), 0
-            for _ in self._pass(0, count):
+            for _ in self.batches(0, count):
                 pass
         return self._digests[count]
 
-    def _pass(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Yield the images from memory as far as they are kept, then from the source; keep and hash them."""
+    def batches(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Yield the images from place `start` to place `stop`; keep and hash them.
+
+        They come from memory as far as they are kept, then from the source.
+        """
         known = min(stop, self._kept_count)
         if self._kept is not None:
             for place in range(start, known, self._batch_images):

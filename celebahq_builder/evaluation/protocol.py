@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -102,6 +102,10 @@ class EvaluationProtocol:
         """Return the name of the score of a metric."""
         return score_name(metric, self.count(metric))
 
+    def for_resolution(self, resolution: int) -> Self:
+        """Return the protocol without the metrics that need larger images."""
+        return replace(self, metrics=tuple(name for name in self.metrics if METRICS[name].least_px <= resolution))
+
 
 def parse_metrics(names: str) -> tuple[str, ...]:
     """Return the metrics of a comma-separated list, each once, in the order of `METRICS`; unknown ones last.
@@ -184,11 +188,10 @@ def _check_metric(name: str, source: ImageSource, reference: ImageSource | None,
         raise FormatError(
             f"{name} compares {source.where} with other images, and there are none: add `against` REFERENCE"
         )
-    if too_small(name, r):
-        least_px = metric.least_px
+    if r < metric.least_px:
         raise FormatError(
-            f"{name} needs images of {least_px}x{least_px} or more, {source.where} has {r}x{r}; leave {name} out "
-            "of `metrics`, or take larger images"
+            f"{name} needs images of {metric.least_px}x{metric.least_px} or more, {source.where} has {r}x{r}; leave "
+            f"{name} out of `metrics`, or take larger images"
         )
     if source.count is not None and source.count < wanted:
         pairs = f" for {count:,} pairs" if metric.images_each == 2 else ""
@@ -204,11 +207,6 @@ def _check_metric(name: str, source: ImageSource, reference: ImageSource | None,
             f"{protocol.name(name)} compares with {least:,} images at least, {reference.where} has "
             f"{reference.count:,}; {_smaller_protocol(name, reference.count)}, or give a larger reference"
         )
-
-
-def too_small(metric: str, resolution: int) -> bool:
-    """Return whether images are too small for a metric."""
-    return resolution < METRICS[metric].least_px
 
 
 def reference_count(reference: ImageSource, wanted: int) -> int:

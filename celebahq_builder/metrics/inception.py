@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from celebahq_builder.errors import WeightsError
+from celebahq_builder.errors import WeightsError, first_line
 from celebahq_builder.storage import read_file, sha256
 
 log = logging.getLogger(__name__)
@@ -121,8 +121,7 @@ def read_weights(path: Path, wanted: str = WEIGHTS_SHA256) -> tuple[dict[str, Te
     try:
         tensors = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load has no exception of its own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"Inception weights {path} are not a file of torch tensors: {reason}") from None
+        raise WeightsError(f"Inception weights {path} are not a file of torch tensors: {first_line(error)}") from None
     if not isinstance(tensors, dict):
         raise WeightsError(f"Inception weights {path} hold a {type(tensors).__name__}, expected tensors by name")
     return tensors, found

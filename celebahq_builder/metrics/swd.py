@@ -45,6 +45,7 @@ CHANGED_RTOL = 1e-3
 """Relative difference of the finest level's variance between two passes that rounding on a GPU cannot explain."""
 
 MEMORY_BYTES = 8 << 30
+"""Memory for stored descriptors, besides about 1 GiB. If it is too small, images are read twice."""
 
 CPU = torch.device("cpu")
 
@@ -60,8 +61,6 @@ def swd(
     count: int,
     seed: int = 0,
     device: torch.device = CPU,
-    float16: bool = False,
-    memory_bytes: int = MEMORY_BYTES,
     names: tuple[str, str] = ("side a", "side b"),
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[int, float]:
@@ -78,8 +77,6 @@ def swd(
         count: images of each side that are used, from its first; the paper takes 16,384.
         seed: of patches and directions, at least 0.
         device: that computes and stores.
-        float16: store descriptors in half the memory; distances change by less than 0.5 %.
-        memory_bytes: memory for stored descriptors, besides about 1 GiB. If it is too small, images are read twice.
         names: of the sides, in error messages.
         advance: called with numbers of images done, which add up to `images_read`.
 
@@ -103,14 +100,13 @@ def swd(
     """
     if seed < 0:
         raise RecipeError(f"the seed of the SWD is {seed}; expected 0 or more")
-    dtype = torch.float16 if float16 else torch.float32
-    store = passes(resolution, count, float16=float16, memory_bytes=memory_bytes) == 1
+    store = passes(resolution, count) == 1
     levels = laplacian_levels(resolution)
     sets: list[DescriptorSet] = []
     for side, images in enumerate((a, b)):
         sampler = DescriptorSampler(resolution, {level: (seed, side, level) for level in levels}, device)
         channels = sets[0].channels if sets else None
-        sets.append(DescriptorSet(images, names[side], count, sampler, dtype if store else None, channels, advance))
+        sets.append(DescriptorSet(images, names[side], count, sampler, store, channels, advance))
 
     def new_distance(index: int) -> StreamingSlicedWasserstein:
         first, second = (one_set.moments(index) for one_set in sets)
@@ -134,7 +130,7 @@ def swd(
     return {level: 1000 * distance.compute() for level, distance in zip(levels, distances, strict=True)}
 
 
-def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
+def passes(resolution: int, count: int) -> int:
     """Return how often `swd` reads all images: once if their descriptors can be stored, otherwise twice.
 
     Raises:
@@ -149,12 +145,12 @@ def passes(resolution: int, count: int, *, float16: bool = False, memory_bytes: 
     if count < 1:
         raise RecipeError(f"{count} images have no SWD; expected at least 1, the paper takes 16384")
     values = 2 * count * 3 * sum(min(level**2, VALUES_PER_CHANNEL) for level in laplacian_levels(resolution))
-    return 1 if values * (2 if float16 else 4) <= memory_bytes else 2
+    return 1 if 4 * values <= MEMORY_BYTES else 2  # float32
 
 
-def images_read(resolution: int, count: int, *, float16: bool = False, memory_bytes: int = MEMORY_BYTES) -> int:
+def images_read(resolution: int, count: int) -> int:
     """Return the number of images that `swd` reads, of both sides and in all passes."""
-    return 2 * count * passes(resolution, count, float16=float16, memory_bytes=memory_bytes)
+    return 2 * count * passes(resolution, count)
 
 
 class DescriptorSet:
@@ -162,7 +158,7 @@ class DescriptorSet:
 
     Args:
         name: of the set, in error messages.
-        dtype: float32 or float16 to store the descriptors; None to draw them again.
+        store: keep the descriptors; false to draw them again.
         channels: that the images must have; None accepts 1 or 3.
         advance: called with numbers of images done, in each pass.
 
@@ -176,7 +172,7 @@ class DescriptorSet:
         name: str,
         count: int,
         sampler: DescriptorSampler,
-        dtype: torch.dtype | None,
+        store: bool,
         channels: int | None,
         advance: Callable[[int], None],
     ) -> None:
@@ -191,11 +187,11 @@ class DescriptorSet:
                 self.channels = samples[0].pixels.shape[3]
                 # One array: small ones that stay among large ones that go would fragment the memory.
                 sums = torch.empty((len(self._levels), count, 2, self.channels), dtype=torch.float64)
-                if dtype:
-                    self._stores = [LevelStore(sample, count, dtype) for sample in samples]
+                if store:
+                    self._stores = [LevelStore(sample, count) for sample in samples]
             for index, sample in enumerate(samples):
                 sums[index, start : start + len(sample.sums)] = sample.sums
-                if dtype:
+                if store:
                     self._stores[index].put(start, sample)
         self._sums = sums.sum(dim=1)
 
@@ -261,11 +257,11 @@ class LevelStore:
         sample: of the first images; it determines the shapes.
     """
 
-    def __init__(self, sample: LevelDescriptors, count: int, dtype: torch.dtype) -> None:
+    def __init__(self, sample: LevelDescriptors, count: int) -> None:
         descriptors = sample.descriptors.view(len(sample.pixels), -1)
         self.as_pixels = sample.pixels[0].numel() < descriptors.shape[1]
         shape = sample.pixels.shape[1:] if self.as_pixels else (PATCHES_PER_IMAGE, sample.descriptors.shape[1])
-        self._values = torch.empty((count, *shape), dtype=dtype, device=sample.pixels.device)
+        self._values = torch.empty((count, *shape), device=sample.pixels.device)
 
     def put(self, start: int, sample: LevelDescriptors) -> None:
         """Store the sample of the images that begin at number `start`."""
@@ -275,5 +271,5 @@ class LevelStore:
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """Yield the number of a block's first image and the block's values: pixels, or descriptors as rows."""
         for start in range(0, len(self._values), BLOCK_IMAGES):
-            values = self._values[start : start + BLOCK_IMAGES].float()
+            values = self._values[start : start + BLOCK_IMAGES]
             yield start, values if self.as_pixels else values.flatten(0, 1)

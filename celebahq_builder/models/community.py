@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from celebahq_builder.errors import WeightsError
+from celebahq_builder.errors import WeightsError, first_line
 from celebahq_builder.limits import MAX_COMMUNITY_WEIGHTS_BYTES, MAX_WEIGHTS_HEADER_BYTES
 from celebahq_builder.models.registry import find_entry, nonfinite_tensor
 from celebahq_builder.storage import read_file, sha256
@@ -125,7 +125,6 @@ def load_community_network(weights: str, task: Task, device: torch.device) -> Co
             or the network does not do this task.
     """
     from celebahq_builder.models.community_network import CommunityNetwork
-    from celebahq_builder.models.weight_file import first_line
 
     spandrel = import_spandrel()
     path, expected = _parse(weights)
@@ -204,8 +203,6 @@ def import_spandrel() -> ModuleType:
     except (ImportError, OSError, RuntimeError) as error:  # torchvision raises a RuntimeError
         import torch
 
-        from celebahq_builder.models.weight_file import first_line
-
         raise WeightsError(
             f"weights = {PREFIX}... need spandrel, which cannot be imported ({first_line(error)}); "
             f"pip install the torchvision of the same release and package index as torch {torch.__version__}"
@@ -237,8 +234,6 @@ def _tensors(path: Path, data: bytes) -> Mapping[str, object]:
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
-
-    from celebahq_builder.models.weight_file import first_line
 
     if path.suffix.lower() == ".safetensors":
         try:

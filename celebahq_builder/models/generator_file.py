@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from celebahq_builder.config import from_mapping
-from celebahq_builder.errors import RecipeError, WeightsError
+from celebahq_builder.errors import RecipeError, WeightsError, first_line
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
-from celebahq_builder.models.weight_file import first_line, read_weights
+from celebahq_builder.models.weight_file import read_weights
 from celebahq_builder.storage import parse_json, sha256, write_atomic
 
 FORMAT = "progan-generator-1"
@@ -76,8 +76,6 @@ class TrainedGenerator:
 def load_generator(path: Path, device: torch.device) -> TrainedGenerator:
     """Read a generator.
 
-    Nothing is allocated before the tensors of the file are known to be those of the network that it describes.
-
     Args:
         path: of ``generator.safetensors``, or of the folder of its run.
         device: of the generator.
@@ -100,7 +98,6 @@ def load_generator(path: Path, device: torch.device) -> TrainedGenerator:
             raise ValueError(f"level = {level} and alpha = {alpha} do not fit {architecture.resolution} px")
         if not isinstance(kimg, int | float | None) or not isinstance(data, dict | None):
             raise TypeError("kimg or data have another type")
-        check_tensors(architecture, tensors)
         if facts.get(TENSORS_DIGEST, wanted := digest(tensors)) != wanted:
             raise WeightsError(f"{file} is damaged: its tensors are not those that were written; export it again")
         network = build_generator(architecture, tensors, device)
@@ -108,16 +105,6 @@ def load_generator(path: Path, device: torch.device) -> TrainedGenerator:
         reason = first_line(error)
         raise WeightsError(f"{file} was written by another version, or changed ({reason}); export it again") from None
     return TrainedGenerator(network, level, alpha, kimg, data)
-
-
-def check_tensors(architecture: Architecture, tensors: Mapping[str, Tensor]) -> None:
-    """Compare names and shapes of tensors with those of a generator, without taking memory for it.
-
-    Raises:
-        RuntimeError: they differ.
-    """
-    with torch.device("meta"):
-        GeneratorNetwork(architecture).load_state_dict(tensors, assign=True)
 
 
 def build_generator(
@@ -128,7 +115,8 @@ def build_generator(
     Raises:
         RuntimeError: the tensors belong to another network.
     """
-    check_tensors(architecture, tensors)
+    with torch.device("meta"):  # compares names and shapes before memory is taken for the network
+        GeneratorNetwork(architecture).load_state_dict(tensors, assign=True)
     network = GeneratorNetwork(architecture)
     network.load_state_dict(tensors)
     return network.to(device).eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from celebahq_builder.errors import WeightsError
+from celebahq_builder.errors import WeightsError, first_line
 from celebahq_builder.limits import MAX_WEIGHTS_HEADER_BYTES
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -80,11 +80,6 @@ def load_tensors(net: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> N
     except RuntimeError as error:
         reason = str(error).splitlines()[1].strip()
         raise WeightsError(f"weight file {path} belongs to another network: {reason}") from None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of the message of an error, or its type if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def to_channels_last(network: Network, device: torch.device | str) -> Network:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,19 +20,13 @@ from celebahq_builder.config import from_mapping
 from celebahq_builder.errors import FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.image_sources import (
-    SourceImages,
-    check_resolution,
-    data_set_format,
-    open_data_set,
-)
+from celebahq_builder.evaluation.image_sources import SourceImages, check_resolution, data_set_format, open_data_set
 from celebahq_builder.evaluation.protocol import (
     METRICS,
     EvaluationProtocol,
     ImageSource,
     check_evaluation,
     parse_metrics,
-    too_small,
 )
 from celebahq_builder.evaluation.result import Result
 from celebahq_builder.image_set import Numbers
@@ -67,38 +61,34 @@ def checkpoint_sources(run: Path, seed: int, device: torch.device) -> list[Gener
     return [GeneratorSource.of_checkpoint(path, seed, device) for path in paths]
 
 
+@dataclass
 class GeneratorSource:
     """Generated images as an `evaluation.protocol.ImageSource` without end.
 
     Image i of a seed is that of `generate.GeneratedImages`. Latents pass the network in whole blocks, whichever images
     are read, so that an image has the same bits in every evaluation.
-
-    Args:
-        path: of its file, for messages and records.
-        load: returns the generator in evaluation mode, on its device. It is called when the first image is read.
-        channels: of its images: 3, or 1 for grey.
-        level: log2 of the resolution.
-        alpha: weight of that level, in (0, 1].
-        kimg: thousands of real images that it was trained on, if it is known.
-        trained_on: identity of the training data, if it is known; see `real_images.DataIdentity`.
     """
 
-    count: int | None = None
+    where: str
+    """Path of its file or run, for messages and records."""
+    load: Callable[[], GeneratorNetwork]
+    """Returns the generator in evaluation mode, on its device. It is called when the first image is read."""
+    channels: int
+    level: int
+    """log2 of the resolution."""
+    alpha: float
+    """Weight of that level, from 0 to 1."""
+    seed: int
+    kimg: float | None = None
+    """Thousands of real images that it was trained on, if it is known."""
+    trained_on: Mapping[str, object] | None = None
+    """Identity of the training data, if it is known; see `real_images.DataIdentity`."""
+    count: ClassVar[int | None] = None
 
-    def __init__(
-        self,
-        path: Path,
-        load: Callable[[], GeneratorNetwork],
-        channels: int,
-        level: int,
-        alpha: float,
-        seed: int,
-        kimg: float | None = None,
-        trained_on: Mapping[str, object] | None = None,
-    ) -> None:
-        self.path, self.load, self.channels, self.kimg, self.trained_on = path, load, channels, kimg, trained_on
-        self.level, self.alpha, self.seed = level, alpha, seed
-        self.resolution = 1 << level
+    @property
+    def resolution(self) -> int:
+        """Side length of the images, px."""
+        return 1 << self.level
 
     @classmethod
     def of_file(cls, path: Path, seed: int, device: torch.device) -> Self:
@@ -108,9 +98,8 @@ class GeneratorSource:
             WeightsError: there is no such file, it is of another format, or it is damaged.
         """
         made = load_generator(path, device)
-        network = made.network
-        channels = network.architecture.colours
-        return cls(path, lambda: network, channels, made.level, made.alpha, seed, made.kimg, made.data)
+        channels = made.network.architecture.colours
+        return cls(str(path), lambda: made.network, channels, made.level, made.alpha, seed, made.kimg, made.data)
 
     @classmethod
     def of_checkpoint(cls, path: Path, seed: int, device: torch.device) -> Self:
@@ -143,7 +132,7 @@ class GeneratorSource:
             raise damaged(error) from None
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise damaged(f"{type(error).__name__} {error}") from None
-        return cls(path, load, recipe.net.colours, level, alpha, seed, kimg, data)
+        return cls(str(path), load, recipe.net.colours, level, alpha, seed, kimg, data)
 
     @functools.cached_property
     def generator(self) -> GeneratorNetwork:
@@ -151,16 +140,11 @@ class GeneratorSource:
         return self.load()
 
     @property
-    def where(self) -> str:
-        """Its name in messages."""
-        return str(self.path)
-
-    @property
     def facts(self) -> dict[str, object]:
         """The record of this source in an evaluation: kind, path, and what decides its images."""
         return {
             "kind": "generator",
-            "path": str(self.path),
+            "path": self.where,
             "images": None,
             "weights_sha256": self._weights_sha256(),
             "level": self.level,
@@ -181,7 +165,7 @@ class GeneratorSource:
             try:
                 made = torch.from_numpy(generate_block(self.generator, self.level, self.alpha, self.seed, block))
             except WeightsError as error:
-                raise WeightsError(f"{self.path}: {error}") from None
+                raise WeightsError(f"{self.where}: {error}") from None
             yield from torch.split(made[max(0, first - block * BLOCK) : last - block * BLOCK], at_once)
 
     def _weights_sha256(self) -> str:
@@ -278,9 +262,10 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
         raise FormatError(f"{out} is a file; choose a folder for {JSON} and {PAGE} as `out`")
     if out and json_path and os.path.realpath(json_path) == os.path.realpath(out / PAGE):
         raise FormatError(f"{json_path} would be the page in `out`; choose another `json`")
-    last = [*request.files][-1:]
-    for path, argument in request.files.items():
-        if path in last or not holds(path, {"format"}):  # a killed command has left the files before the last one
+    paths = request.files
+    for path, argument in paths.items():
+        left_by_a_killed_command = path != [*paths][-1] and holds(path, {"format"})
+        if not left_by_a_killed_command:
             check_free(path, argument)
         check_writable(path, argument)
     results = list(evaluation_results(request))
@@ -293,8 +278,8 @@ def evaluate_and_report(request: EvaluationRequest) -> Iterator[str]:
         values = results[0].to_json()
     listed = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     with new_files() as files:
-        for path in request.files:
-            is_page = path.name == PAGE and path.parent == out
+        for path in paths:
+            is_page = out is not None and path == out / PAGE
             files.write(path, result_module.evaluation_page(request.source, results) if is_page else listed)
 
 
@@ -341,14 +326,15 @@ def _run_results(request: EvaluationRequest) -> Iterator[Result]:
         wanted = f"{request.resolution}x{request.resolution}"
         raise FormatError(f"{run} has no checkpoint of {wanted}; it has checkpoints of {resolutions} px")
     largest = chosen[-1].resolution
-    if not _possible(protocol, largest).metrics:
+    if not protocol.for_resolution(largest).metrics:
         names = ", ".join(protocol.metrics)
         raise FormatError(f"the checkpoints of {run} are {largest}x{largest} at most, too small for {names}; train on")
 
     # Check all resolutions before the first of hours of work.
     for source in {one.resolution: one for one in chosen}.values():
         reference = _open_reference(request, source.resolution, source.where)
-        check_evaluation(source, reference.source if reference else None, _possible(protocol, source.resolution))
+        possible = protocol.for_resolution(source.resolution)
+        check_evaluation(source, reference.source if reference else None, possible)
 
     reference = None
     for source in chosen:
@@ -357,21 +343,16 @@ def _run_results(request: EvaluationRequest) -> Iterator[Result]:
         log.info("%s, %dx%d", where, side, side)
         if reference is None or reference.source.resolution != side:
             reference = _open_reference(request, side, source.where)
-        result = evaluate(source, reference, _possible(protocol, side))
+        possible = protocol.for_resolution(side)
+        result = evaluate(source, reference, possible)
         del source.generator  # free its memory
         left_out = {
             metric: f"needs {METRICS[metric].least_px}x{METRICS[metric].least_px} or more, this is {side}x{side}"
             for metric in protocol.metrics
-            if too_small(metric, side)
+            if metric not in possible.metrics
         }
         log.info("%s: %s", where, result_module.short_line(result))  # kept even if a later checkpoint fails
         yield dataclasses.replace(result, left_out=left_out)
-
-
-def _possible(protocol: EvaluationProtocol, resolution: int) -> EvaluationProtocol:
-    """Return a protocol without the metrics that need larger images."""
-    metrics = tuple(metric for metric in protocol.metrics if not too_small(metric, resolution))
-    return dataclasses.replace(protocol, metrics=metrics)
 
 
 def _open_reference(request: EvaluationRequest, resolution: int, source: str) -> SourceImages | None:

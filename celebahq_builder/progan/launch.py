@@ -16,15 +16,14 @@ import torch
 from celebahq_builder import parallel
 from celebahq_builder.config import load, read_toml
 from celebahq_builder.device_errors import is_out_of_memory
-from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError
+from celebahq_builder.errors import CelebAHQError, RecipeError, TrainingError, first_line
 from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwork, group_size
-from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.real_images import DataIdentity, check_data
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.progan.ticks import TrainingMetrics
 from celebahq_builder.progan.train import Training, open_checkpoints, resume_kimg
-from celebahq_builder.progan.training_metrics import TrainingMetrics
 from celebahq_builder.progan.training_report import advice, remaining_s
 from celebahq_builder.progress import rough_duration
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads

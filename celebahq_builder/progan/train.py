@@ -19,12 +19,11 @@ from celebahq_builder.data.dataset import Batch, to_device
 from celebahq_builder.device_errors import is_out_of_memory
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.generator_file import export_generator
-from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, TrainingRequest
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
 from celebahq_builder.progan.ticks import RunOutput, TrainingProgress, divergence_reason
-from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder
+from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder, resuming
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag
 from celebahq_builder.training.interruption import StopRequest
 
@@ -200,9 +199,9 @@ class Training:
         export_generator(self.request.out, self.progan.averaged, *progress.trained_level(self.recipe), about)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
-        try:
-            self.progan.load_state_dict(checkpoint.state["networks"])
-            progress = TrainingProgress(**checkpoint.state["progress"])
+        with resuming(checkpoint) as state:
+            self.progan.load_state_dict(state["networks"])
+            progress = TrainingProgress(**state["progress"])
             loaded = vars(progress)
             wrong = [name for name, value in vars(self.progress).items() if not isinstance(value, type(loaded[name]))]
             if wrong or progress.level not in (0, *self.recipe.net.levels):
@@ -210,14 +209,8 @@ class Training:
             progress.tick_sums = progress.tick_sums.to(self.progress.tick_sums)
             progress.tick_sums += self.progress.tick_sums  # the same shape, or an error
             self.progress = progress
-            self.reals.order.load_state_dict(checkpoint.state["order"])
-        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = first_line(error)
-            raise TrainingError(
-                f"{checkpoint.path} was written by another version ({reason}); choose another `out`"
-            ) from None
+            self.reals.order.load_state_dict(state["order"])
         self.saved_images = self.progress.images
-        log.info("resuming from %s", checkpoint.path)
 
 
 def open_checkpoints(run: Path, recipe: ProGANRecipe, data: DataIdentity) -> CheckpointFolder:

@@ -12,7 +12,8 @@ import pickletools
 import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.config import flatten
-from celebahq_builder.errors import TrainingError
+from celebahq_builder.errors import TrainingError, first_line
 from celebahq_builder.limits import MAX_CHECKPOINT_BYTES, MAX_JSON_BYTES
 from celebahq_builder.storage import sync_folder, write_atomic
 
@@ -120,8 +121,7 @@ def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
     except (DamagedCheckpoint, MemoryError):
         raise
     except Exception as error:  # a changed byte of a pickle can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DamagedCheckpoint(f"it cannot be read: {reason}") from None
+        raise DamagedCheckpoint(f"it cannot be read: {first_line(error)}") from None
     if damaged:
         raise DamagedCheckpoint("its contents are not those that were written")
     return checkpoint
@@ -334,6 +334,23 @@ def superseded(names: Sequence[str]) -> list[str]:
     last_of_stage = {match[2]: name for name in known if (match := NAME.fullmatch(name))}
     kept = {*known[-KEPT:], *last_of_stage.values()}
     return [name for name in known if name not in kept]
+
+
+@contextmanager
+def resuming(checkpoint: Checkpoint) -> Iterator[StateDict]:
+    """Let a training restore the state of a checkpoint inside the context.
+
+    Raises:
+        TrainingError: the state does not fit the training.
+    """
+    try:
+        yield checkpoint.state
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        reason = first_line(error)
+        raise TrainingError(
+            f"{checkpoint.path} was written by another version ({reason}); choose another `out`"
+        ) from None
+    log.info("resuming from %s", checkpoint.path)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: StateDict) -> None:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from celebahq_builder import parallel
-from celebahq_builder.errors import TrainingError
+from celebahq_builder.errors import TrainingError, first_line
 from celebahq_builder.training.interruption import TrainingInterrupted
 
 POLL_S = 1.0
@@ -192,8 +192,7 @@ def _report_lost_process() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
         raise TrainingError(
-            f"another process of this training ended ({reason}); see its message, then run the same command to resume "
-            "from the last checkpoint"
+            f"another process of this training ended ({first_line(error)}); see its message, then run the same command "
+            "to resume from the last checkpoint"
         ) from None

@@ -19,12 +19,11 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid
 from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.models.weight_file import first_line
 from celebahq_builder.parallel import cores
 from celebahq_builder.progress import Progress
 from celebahq_builder.storage import delete_partial_files, lock, write_atomic
 from celebahq_builder.training.batch_loader import draw_batches
-from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer
+from celebahq_builder.training.checkpoint import CheckpointFolder, StateDict, load_optimizer, resuming
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag, join_processes, torch_threads
 from celebahq_builder.training.interface import AnyTask, LoopRecipe, SampleRows, Scores
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
@@ -136,13 +135,8 @@ class _Training:
         task, stop, recipe = self.task, self.stop, self.task.recipe
         # --- Resume
         if checkpoint := self.checkpoints.latest():
-            try:
-                self._load_state(checkpoint.state)
-            except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
-                raise TrainingError(
-                    f"{checkpoint.path} was written by another version ({first_line(error)}); choose another `out`"
-                ) from None
-            log.info("resuming from %s", checkpoint.path)
+            with resuming(checkpoint) as state:
+                self._load_state(state)
         stop.saved(f"step {self.step}" if self.step else "")
         if self.step >= recipe.steps and not self.losses:
             return self.out / FILE

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError
+from celebahq_builder.evaluation import image_sources
 from celebahq_builder.evaluation import result as result_module
 from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import SourceImages
@@ -140,13 +141,15 @@ def test_fid_with_a_reference_of_fewer_images() -> None:
 
 
 @pytest.mark.parametrize(("memory_bytes", "batch_bytes"), [(0, 1), (0, 2**30), (2**30, 5 * 768)])
-def test_batches_and_memory_do_not_change_a_number(memory_bytes: int, batch_bytes: int) -> None:
-    sizes = {"memory_bytes": memory_bytes, "batch_bytes": batch_bytes}
+def test_batches_and_memory_do_not_change_a_number(
+    memory_bytes: int, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     protocol = EvaluationProtocol(("swd", "ms-ssim", "fid", "kid", "is"), 20)
     ours, theirs = smooth(45, 16), smooth(60, 16, 1)
     usual = evaluate(Held(ours), SourceImages(Held(theirs)), protocol, extractor=Linear())
-    result = evaluate(Held(ours), SourceImages(Held(theirs), **sizes), protocol, extractor=Linear(), **sizes)
-    assert result == usual
+    monkeypatch.setattr(image_sources, "MEMORY_BYTES", memory_bytes)
+    monkeypatch.setattr(image_sources, "BATCH_BYTES", batch_bytes)
+    assert evaluate(Held(ours), SourceImages(Held(theirs)), protocol, extractor=Linear()) == usual
 
 
 def test_baselines_are_computed_once() -> None:

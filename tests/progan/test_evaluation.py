@@ -15,10 +15,11 @@ from safetensors.torch import save_file
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.config import load
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
+from celebahq_builder.evaluation import image_sources
 from celebahq_builder.evaluation.evaluate import evaluate as scores
 from celebahq_builder.evaluation.image_sources import SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
-from celebahq_builder.evaluation.result import format_number
+from celebahq_builder.evaluation.result import Result, format_number
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan import evaluation
@@ -29,27 +30,18 @@ from celebahq_builder.progan.evaluation import (
     evaluate_and_report,
     evaluation_results,
     is_run,
-    open_source,
 )
 from celebahq_builder.progan.generate import GeneratedImages, generate
 from celebahq_builder.progan.schedule import ProGANRecipe
-from celebahq_builder.progan.schedule import TrainingRequest as TrainRequest
-from celebahq_builder.progan.train import Training
 from celebahq_builder.training.checkpoint import read_checkpoint, write_checkpoint
-from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
+from tests.progan.tiny import NETWORK, trained
 
 CPU = torch.device("cpu")
 
-RECIPE = """
-task = "progan"
-[net]
-resolution = 32
-latent = 8
-channels_base = 64
-channels_max = 8
-[schedule]
+RECIPE = f"""
+{NETWORK.replace("16", "32")}[schedule]
 total_kimg = 0.224
 train_kimg = 0.032
 fade_kimg = 0.032
@@ -72,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     (folder / "tiny.toml").write_text(RECIPE)
-    Training(TrainRequest(data, folder / "run"), load(ProGANRecipe, folder / "tiny.toml"), SINGLE_PROCESS).run()
+    trained(data, folder / "run", load(ProGANRecipe, folder / "tiny.toml"))
     return folder / "run"
 
 
@@ -83,14 +75,25 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_generator(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
 
 
-def test_metrics_of_a_generator_are_those_of_its_images(generator: Path, tmp_path: Path) -> None:
+def results(
+    source: Path, metrics: tuple[str, ...], num: int, against: Path | None = None, resolution: int | None = None
+) -> list[Result]:
+    return list(evaluation_results(EvaluationRequest(source, EvaluationProtocol(metrics, num), against, resolution)))
+
+
+def test_metrics_of_a_generator_are_those_of_its_images(
+    generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They do not depend on the batch size, the memory, or the number of images."""
     reference = SourceImages(open_data_set(theano_file(tmp_path / "faces.h5", smooth(100, 16))))
     protocol = EvaluationProtocol(("swd", "ms-ssim"), 40)
     source = GeneratorSource.of_file(generator, 0, CPU)
     usual = scores(source, reference, protocol)
     for memory_bytes, batch_bytes in ((0, 1), (0, 2**30), (2**30, 5 * 768)):
-        assert scores(source, reference, protocol, memory_bytes=memory_bytes, batch_bytes=batch_bytes) == usual
+        monkeypatch.setattr(image_sources, "MEMORY_BYTES", memory_bytes)
+        monkeypatch.setattr(image_sources, "BATCH_BYTES", batch_bytes)
+        assert scores(source, reference, protocol) == usual
+    monkeypatch.undo()
     generate(GeneratedImages(generator, 128, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
     stored = open_data_set(tmp_path / "fakes.h5")
     first = next(iter(stored.read(np.arange(70), 70)))
@@ -156,15 +159,14 @@ def test_all_checkpoints_of_a_run(run: Path, data: Path, tmp_path: Path) -> None
 
 
 def test_checkpoints_of_one_resolution(run: Path, data: Path, tmp_path: Path) -> None:
-    protocol = EvaluationProtocol(("swd",), 10)
-    assert [one.resolution for one in evaluation_results(EvaluationRequest(run, protocol, data, 16))] == [16]
+    assert [one.resolution for one in results(run, ("swd",), 10, data, 16)] == [16]
     with pytest.raises(FormatError, match="has no checkpoint of 64x64; it has checkpoints of 4, 8, 16, 32 px"):
-        list(evaluation_results(EvaluationRequest(run, protocol, data, 64)))
+        results(run, ("swd",), 10, data, 64)
     with pytest.raises(FormatError, match="are 8x8 at most, too small for swd; train on"):
-        list(evaluation_results(EvaluationRequest(run, protocol, data, 8)))
+        results(run, ("swd",), 10, data, 8)
     small = theano_file(tmp_path / "small.h5", smooth(20, 16))
     with pytest.raises(FormatError, match=r"r0032\.pt has images of 32x32: .*small\.h5 has no level 32x32"):
-        next(evaluation_results(EvaluationRequest(run, protocol, small)))
+        results(run, ("swd",), 10, small)
 
 
 def test_impossible_evaluations_are_refused_before_the_first_checkpoint(
@@ -172,13 +174,13 @@ def test_impossible_evaluations_are_refused_before_the_first_checkpoint(
 ) -> None:
     monkeypatch.setattr(evaluation, "build_generator", pytest.fail)
     with pytest.raises(FormatError, match=r"swd compares .*r0016\.pt with other images, and there are none"):
-        next(evaluation_results(EvaluationRequest(run, EvaluationProtocol(("swd",), 10))))
+        results(run, ("swd",), 10)
     with pytest.raises(FormatError, match=r"swd81 compares with 81 images at least, .*data\.h5 has 80"):
-        next(evaluation_results(EvaluationRequest(run, EvaluationProtocol(("swd", "ms-ssim"), 81), data)))
+        results(run, ("swd", "ms-ssim"), 81, data)
 
 
 def test_a_run_as_reference(run: Path, data: Path) -> None:
-    result = next(evaluation_results(EvaluationRequest(data, EvaluationProtocol(("swd",), 10), run)))
+    (result,) = results(data, ("swd",), 10, run)
     assert result.reference is not None
     assert result.reference["kind"] == "generator"
     assert result.scores[0].baseline is not None
@@ -192,7 +194,7 @@ def test_a_generator_that_returns_nan(tmp_path: Path, data: Path) -> None:
         net.dense.weight[0, 0] = float("nan")
     path = export_generator(tmp_path, net, 5, 1.0, {})
     with pytest.raises(WeightsError, match=r"generator\.safetensors: the generator returns NaN or infinity"):
-        list(evaluation_results(EvaluationRequest(path, EvaluationProtocol(("swd",), 10), data)))
+        results(path, ("swd",), 10, data)
     with pytest.raises(WeightsError, match="the generator returns NaN or infinity for some latents at 32x32"):
         generate(GeneratedImages(path, 5, 0, CPU), tmp_path / "fakes.h5", lambda _: None)
     assert not (tmp_path / "fakes.h5").exists()
@@ -205,13 +207,10 @@ def test_results_are_logged_one_by_one(run: Path, tmp_path: Path, caplog: pytest
     checkpoint = read_checkpoint(last)
     checkpoint.state["networks"]["averaged"]["dense.bias"].fill_(float("nan"))
     write_checkpoint(last, checkpoint.config, checkpoint.state)
-    expected = [
-        one.scores[0].number.value
-        for one in evaluation_results(EvaluationRequest(run, EvaluationProtocol(("ms-ssim",), 4)))
-    ]
+    expected = [one.scores[0].number.value for one in results(run, ("ms-ssim",), 4)]
     caplog.clear()
     with caplog.at_level("INFO"), pytest.raises(WeightsError, match="returns NaN or infinity"):
-        list(evaluate_and_report(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4))))
+        results(copy, ("ms-ssim",), 4)
     logged = [line.partition(" kimg: ms-ssim4 ")[2] for line in caplog.messages if "kimg: " in line]
     assert logged == [format_number(value) for value in expected[:-1]]
 
@@ -220,10 +219,9 @@ def test_a_damaged_checkpoint(run: Path, data: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     damaged = sorted((copy / "checkpoints").iterdir())[1]
     damaged.write_bytes(damaged.read_bytes()[:500])
-    with pytest.raises(
-        TrainingError, match=rf"{damaged.name} is damaged .* delete it to evaluate the other checkpoints"
-    ):
-        list(evaluation_results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
+    advice = "delete it to evaluate the other checkpoints"
+    with pytest.raises(TrainingError, match=rf"{damaged.name} is damaged .* {advice}"):
+        results(copy, ("ms-ssim",), 4, data)
 
 
 def test_missing_tensors(run: Path, data: Path, generator: Path, tmp_path: Path) -> None:
@@ -238,18 +236,14 @@ def test_missing_tensors(run: Path, data: Path, generator: Path, tmp_path: Path)
     for name, facts in (("dense.bias", {}), ("", {"architecture": {"width": 3}}), ("", {"level": None})):
         without(name, **facts)
         with pytest.raises(WeightsError, match=r"other\.safetensors was written by another version, or changed"):
-            list(
-                evaluation_results(
-                    EvaluationRequest(tmp_path / "other.safetensors", EvaluationProtocol(("ms-ssim",), 4))
-                )
-            )
+            results(tmp_path / "other.safetensors", ("ms-ssim",), 4)
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     first = min((copy / "checkpoints").iterdir())
     checkpoint = read_checkpoint(first)
     del checkpoint.state["networks"]["averaged"]["dense.bias"]
     write_checkpoint(first, checkpoint.config, checkpoint.state)
     with pytest.raises(TrainingError, match=rf"{first.name} is damaged \(.*Missing.*delete it") as raised:
-        list(evaluation_results(EvaluationRequest(copy, EvaluationProtocol(("ms-ssim",), 4), data)))
+        results(copy, ("ms-ssim",), 4, data)
     assert "\n" not in str(raised.value)
 
 
@@ -347,6 +341,5 @@ def test_wrong_files(data: Path, generator: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     _, _, error = command(data, "--metrics", "ms-ssim", "--num", 5, "--out", tmp_path / "file")
     assert "file is a file; choose a folder" in str(error)
-    protocol = EvaluationProtocol(("ms-ssim",), 5)
     with pytest.raises(FormatError, match="has images of 16x16, wanted are 32x32"):
-        open_source(generator, 32, protocol)
+        results(generator, ("ms-ssim",), 5, resolution=32)

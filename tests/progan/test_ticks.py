@@ -10,7 +10,7 @@ from celebahq_builder.config import load
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.models.progan import Architecture, GeneratorNetwork
 from celebahq_builder.progan.schedule import ProGANRecipe
-from celebahq_builder.progan.training_metrics import TrainingMetrics
+from celebahq_builder.progan.ticks import TrainingMetrics
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
 from tests.progan.tiny import NETWORK
