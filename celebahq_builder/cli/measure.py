@@ -86,7 +86,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     metavar="PX",
     help="Images of more pixels are not decoded: 6 bytes of memory per pixel and process.",
 )
-def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
+def filter_images(folder: Path, **options: Any) -> None:
     """Score the images of the folder DIR, of any size, and keep the best.
 
     DIR is searched at any depth.
@@ -107,10 +107,9 @@ def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
     and links to folders are counted. If a file has several names, the first one counts; of an animation, the first
     frame.
     """
-    from celebahq_builder.filter.deliver import DeliveryMode
     from celebahq_builder.filter.run import filter_folder
 
-    result = filter_folder(folder, mode=DeliveryMode(mode) if mode else None, **options)
+    result = filter_folder(folder, **options)
     for line in result.lines():
         click.echo(line)
     delivered = result.delivery.out if result.delivery else None
