@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Self, TypeVar
 
 from celebahq_builder.errors import CelebAHQError
+
+Name = TypeVar("Name", bound=str | tuple[str, str])
 
 
 def counted(number: int, noun: str) -> str:
@@ -16,6 +19,15 @@ def counted(number: int, noun: str) -> str:
     ('1 photo', '12 photos')
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def most_frequent_first(counts: Mapping[Name, int]) -> list[tuple[Name, int]]:
+    """Return names and their counts, the largest count first; names of equal counts are sorted.
+
+    >>> most_frequent_first({"b": 1, "c": 2, "a": 1})
+    [('c', 2), ('a', 1), ('b', 1)]
+    """
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 @dataclass(frozen=True)

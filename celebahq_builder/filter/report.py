@@ -8,17 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 from celebahq_builder.errors import printable
 from celebahq_builder.filter.deliver import Delivery, DeliveryMode
 from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
 from celebahq_builder.filter.store import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage
 from celebahq_builder.html import charts, link, render_page, thumbnails
-from celebahq_builder.outcome import counted
+from celebahq_builder.outcome import counted, most_frequent_first
 from celebahq_builder.storage import write_atomic
-
-Text = TypeVar("Text", str, tuple[str, str])
 
 SHEET_IMAGES = 24
 """Images on a contact sheet."""
@@ -101,7 +98,7 @@ def _unscored_lines(result: FilterResult) -> Iterator[str]:
 def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
     parts = []
     if skipped.suffixes:
-        named = [f"{count} {suffix or 'without a suffix'}" for suffix, count in _by_count(skipped.suffixes)]
+        named = [f"{count} {suffix or 'without a suffix'}" for suffix, count in most_frequent_first(skipped.suffixes)]
         parts.append(f"{counted(skipped.suffixes.total(), 'other file')} ({_join_names(named)})")
     if skipped.hidden:
         parts.append(f"{skipped.hidden} hidden")
@@ -132,11 +129,6 @@ def _join_names(names: Sequence[str]) -> str:
     return ", ".join([*map(printable, names[:LINES_MAX]), *(["..."] if len(names) > LINES_MAX else [])])
 
 
-def _by_count(counts: Counter[Text]) -> list[tuple[Text, int]]:
-    """Return texts, or tuples of texts, and their counts: the largest count first, equal counts by text."""
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-
-
 # --- The page -----------------------------------------------------------------------------------------------------
 
 
@@ -165,14 +157,14 @@ def _variables(result: FilterResult) -> dict[str, object]:
         "table_link": link(result.table_path, result.page_path),
         "histograms": list(_histograms(result)),
         "sheets": list(_sheets(result)),
-        "reasons": _by_count(reasons),
+        "reasons": most_frequent_first(reasons),
         "rows": [
             (printable(image.path), image.description, image.code, printable(image.detail))
             for image in unscored[:UNSCORED_ROWS]
         ],
         "rows_left": len(unscored[UNSCORED_ROWS:]),
         "skipped": skipped,
-        "skipped_suffixes": [(printable(suffix), count) for suffix, count in _by_count(skipped.suffixes)],
+        "skipped_suffixes": [(printable(suffix), count) for suffix, count in most_frequent_first(skipped.suffixes)],
         "linked_folders": list(map(printable, skipped.linked_folders)),
         "excluded": list(map(printable, skipped.excluded)),
         "suffixes": SUFFIXES,

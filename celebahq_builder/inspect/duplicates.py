@@ -14,6 +14,7 @@ from scipy.fft import dctn
 
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.image_set import Numbers, Pixels
+from celebahq_builder.outcome import counted
 
 Grey = NDArray[np.float32]
 
@@ -138,8 +139,7 @@ class Copy:
     @property
     def words(self) -> str:
         """The comparison as text."""
-        bits = f"{self.distance} bit{'s' * (self.distance != 1)}"
-        return f"{'mirrored, ' if self.mirrored else ''}{bits}, likeness {self.likeness:.3f}"
+        return f"{'mirrored, ' * self.mirrored}{counted(self.distance, 'bit')}, likeness {self.likeness:.3f}"
 
 
 def near_pairs(

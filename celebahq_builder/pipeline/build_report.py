@@ -17,14 +17,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from celebahq_builder.config import flatten
 from celebahq_builder.errors import printable
 from celebahq_builder.html import charts, link, render_page
-from celebahq_builder.outcome import Failed, Reason, Rejected
+from celebahq_builder.outcome import Failed, Reason, Rejected, most_frequent_first
 from celebahq_builder.pipeline import report_images
 from celebahq_builder.pipeline.batch_job import BatchResult
 from celebahq_builder.pipeline.landmark_source import landmark_section
@@ -47,8 +46,6 @@ NOTES = {
     "exif-orientation": "EXIF orientation, not applied: landmarks are those of the stored image",
 }
 """The decoder's notes in words."""
-
-Name = TypeVar("Name", bound=str)
 
 FACES = 20
 """Faces at the top of the page."""
@@ -194,22 +191,18 @@ def _file(workspace: Workspace, path: Path) -> dict[str, object] | None:
 def _reasons(statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
     """Return the number of photos by reason, the most frequent reason first; errors last."""
     counts = Counter(one.end.reason for one in statuses if isinstance(one.end, Rejected))
-    shares = [_share(reason.value, reason.describe, count, statuses) for reason, count in _most_frequent_first(counts)]
+    shares = [_share(reason.value, reason.describe, count, statuses) for reason, count in most_frequent_first(counts)]
     failed = sum(isinstance(one.end, Failed) for one in statuses)
     return [*shares, _share("failed", "an error that no reason covers", failed, statuses)] if failed else shares
 
 
 def _notes(statuses: Sequence[PhotoStatus]) -> list[dict[str, object]]:
     counts = Counter(note for one in statuses for note in one.notes)
-    return [_share(note, NOTES.get(note, note), count, statuses) for note, count in _most_frequent_first(counts)]
+    return [_share(note, NOTES.get(note, note), count, statuses) for note, count in most_frequent_first(counts)]
 
 
 def _share(name: str, words: str, count: int, statuses: Sequence[PhotoStatus]) -> dict[str, object]:
     return {"name": name, "words": words, "count": count, "share": count / len(statuses)}
-
-
-def _most_frequent_first(counts: Counter[Name]) -> list[tuple[Name, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _histogram(

@@ -15,7 +15,6 @@ from celebahq_builder.inspect.duplicates import (
     bits,
     copies,
     distances,
-    equal_groups,
     grey,
     likeness,
     near_groups,
@@ -122,10 +121,6 @@ def test_near_pairs_equal_a_comparison_of_all_pairs(monkeypatch: pytest.MonkeyPa
     assert {(2, 4), (2, 11), (4, 29), (8, 25), (9, 10)} < expected
     assert len(expected) > 20  # some pairs are near by chance
     assert sum(counted) == 30
-
-
-def test_equal_groups() -> None:
-    assert equal_groups("abcbad") == [[0, 4], [1, 3]]
 
 
 def test_near_groups_need_a_high_correlation(tmp_path: Path) -> None:
