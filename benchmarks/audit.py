@@ -176,7 +176,7 @@ import sys, time
 from pathlib import Path
 from celebahq_builder.inspect.audit_report import audit
 began, clock = time.perf_counter(), time.process_time()
-audit(Path(sys.argv[1]), Path(sys.argv[2]), threads=2)
+audit(Path(sys.argv[1]), Path(sys.argv[2]))
 peak_kb = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(time.perf_counter() - began, time.process_time() - clock, peak_kb)
 """

@@ -79,7 +79,7 @@ def held_out_faces(root: Path) -> tuple[list[NDArray[np.uint8]], list[Points]]:
     source = CelebA(root)
     chosen = source.photos[::5]
     photos = [np.asarray(Image.open(source.folder / photo.file).convert("RGB")) for photo in chosen]
-    return photos, [np.array(photo.landmarks).reshape(5, 2) for photo in chosen]
+    return photos, [photo.points for photo in chosen]
 
 
 def nearest(faces: list[DetectedFace], true: Points) -> DetectedFace | None:

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from celebahq_builder import parallel
-from celebahq_builder.cli.main import celebahq, print_path
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.cli.options import PATH, choice_option, count_option, out_option, path_option, workers_option
+from celebahq_builder.cli.output import print_path
 
 
 @celebahq.command(

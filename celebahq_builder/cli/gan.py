@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from pathlib import Path
 from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import celebahq, print_path
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.cli.options import (
     DEVICE,
     PATH,
+    POSITIVE,
     THREADS,
     count_option,
     out_option,
@@ -21,12 +21,7 @@ from celebahq_builder.cli.options import (
     training_run,
     workers_option,
 )
-
-
-def _finite(_: click.Context, param: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a finite number")
-    return value
+from celebahq_builder.cli.output import print_path
 
 
 @celebahq.command(
@@ -43,9 +38,8 @@ def _finite(_: click.Context, param: click.Parameter, value: float | None) -> fl
 @click.option("--resume", is_flag=True, help="Only resume: fail if RUN holds no checkpoint.")
 @click.option(
     "--total-kimg",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     metavar="K",
-    callback=_finite,
     show_default="as in the recipe",
     help="Length of the training, in thousands of real images.",
 )
@@ -195,8 +189,8 @@ def generate(
 )
 @GENERATOR
 @VIDEO_OUT
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=60.0, metavar="S", help="Length.")
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=60.0, metavar="F", help="Frames per second.")
+@click.option("--seconds", type=POSITIVE, default=60.0, metavar="S", help="Length.")
+@click.option("--fps", type=POSITIVE, default=60.0, metavar="F", help="Frames per second.")
 @click.option("--grid", type=GridParam(), default="1x1", metavar="CxR", help="Interpolations side by side.")
 @SEED
 @LABEL
@@ -228,7 +222,7 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
 )
 @click.argument("run", type=PATH, metavar="RUN")
 @VIDEO_OUT
-@click.option("--fps", type=click.FloatRange(0, min_open=True), default=10.0, metavar="F", help="Grids per second.")
+@click.option("--fps", type=POSITIVE, default=10.0, metavar="F", help="Grids per second.")
 def training_video(run: Path, out: Path, fps: float) -> None:
     """Make a video of the grids of generated images of a run."""
     from celebahq_builder.progan.video import training_video as make

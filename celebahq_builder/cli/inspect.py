@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import celebahq, name_options, print_path
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.cli.options import PATH, choice_option, count_option, out_option, seed_option
+from celebahq_builder.cli.output import name_options, print_path
 from celebahq_builder.errors import CelebAHQError, FormatError, printable
 
 if TYPE_CHECKING:
@@ -121,15 +122,14 @@ def compare(a: Path, b: Path, **asked: Any) -> None:
     from celebahq_builder.inspect import compare as compare_module
     from celebahq_builder.pipeline.run_images import open_images
 
-    parameters = click.get_current_context().command.params
-
+    context = click.get_current_context()
     try:
         with open_images(a) as one, open_images(b) as other:
             result = compare_module.compare(one, other, **asked)
             for line in compare_module.comparison_lines(one, other, result):
-                click.echo(name_options(line, parameters))
+                click.echo(name_options(line, context))
     except CelebAHQError as error:
-        click.echo(f"error: {name_options(str(error), parameters)}", err=True)
+        click.echo(f"error: {name_options(str(error), context)}", err=True)
         raise click.exceptions.Exit(2) from None
     if not result.equal:
         raise click.exceptions.Exit(1)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
 import re
 import signal
@@ -12,21 +10,18 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from celebahq_builder import __version__
-from celebahq_builder.errors import CelebAHQError, printable
+from celebahq_builder.cli.output import logging_to_stderr, name_options, one_line, safe_output
+from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.storage import delete_interrupted_files
 from celebahq_builder.training.interruption import REPEAT_S, TrainingInterrupted
 
 NOTICE_S = 0.5
 """Time after which an interrupted command that still runs says so."""
-
-MESSAGE_LENGTH_MAX = 2000
-"""Longest error message, in characters; the middle of a longer one is left out."""
 
 
 class Interrupted(click.Abort):
@@ -104,44 +99,14 @@ class Command(Documented):
         try:
             return super().invoke(ctx)
         except CelebAHQError as error:
-            error.args = (name_options(str(error), self.params),)
+            error.args = (name_options(str(error), ctx),)
             raise
         except TrainingInterrupted as error:
             raise Interrupted(str(error), error.number) from error
         except (KeyboardInterrupt, click.Abort) as error:
             given = "".join(f", without `{name}`" for name in self.once if ctx.params[name])
-            said = name_options(self.interrupted + given, self.params)
+            said = name_options(self.interrupted + given, ctx)
             raise Interrupted(said, getattr(error, "number", signal.SIGINT)) from error
-
-
-def one_line(message: str) -> str:
-    """Return a message as one printable line; a very long one, with a name of a damaged file, loses its middle.
-
-    Example:
-        >>> len(one_line("x" * 1_000_000))
-        2005
-    """
-    text = printable(message)
-    if len(text) <= MESSAGE_LENGTH_MAX:
-        return text
-    return f"{text[: MESSAGE_LENGTH_MAX // 2]} ... {text[-MESSAGE_LENGTH_MAX // 2 :]}"
-
-
-def name_options(message: str, parameters: Sequence[click.Parameter]) -> str:
-    """Replace the names of Python arguments in a message by the options of a command.
-
-    Functions of the package name their arguments in backquotes: "choose another `device`" becomes "choose another
-    --device". A name that the command does not have stays as it is.
-
-    Args:
-        message: text of an error.
-        parameters: options and arguments of the command that was run.
-    """
-    options = {
-        one.name: max(one.opts, key=len) if isinstance(one, click.Option) else one.make_metavar(click.Context(celebahq))
-        for one in parameters
-    }
-    return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), message)
 
 
 class Group(Documented, click.Group):
@@ -166,92 +131,6 @@ class Group(Documented, click.Group):
             if names:
                 with formatter.section(heading):
                     formatter.write_dl([(name, self.commands[name].get_short_help_str(10_000)) for name in names])
-
-
-def print_path(kind: str, path: Path) -> None:
-    """Print what a command has made and its absolute path, as the last line of its output."""
-    click.echo(f"{kind}: {printable(str(path.absolute()))}")
-
-
-class _Output(io.TextIOWrapper):
-    """Standard output or standard error: text that no terminal takes for a command, in any encoding.
-
-    A write error of standard output ends the command, because its result is lost; quietly where the reader of a pipe
-    has ended, such as ``head``. Standard error only shows progress and messages, so the work continues without it.
-
-    Args:
-        stream: stream to replace.
-        kept: control characters that are not escaped, see `errors.printable`.
-        required: whether a write error is raised.
-    """
-
-    def __init__(self, stream: io.TextIOWrapper, kept: str, *, required: bool) -> None:
-        super().__init__(stream.buffer, encoding=stream.encoding, errors="backslashreplace", line_buffering=True)
-        self.kept, self.required = kept, required
-
-    def write(self, text: str) -> int:
-        """Write a text; return its length."""
-        with self._errors():
-            super().write(printable(text, self.kept))
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what is buffered."""
-        with self._errors():
-            super().flush()
-
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for what is still buffered
-            if not self.required:
-                return
-            if isinstance(error, BrokenPipeError):
-                raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
-            raise OSError(error.errno, error.strerror, "standard output") from None
-
-
-class _OneLine(logging.Formatter):
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of `logging`
-        context = click.get_current_context(silent=True)
-        return one_line(name_options(record.message, context.command.params) if context else record.message)
-
-
-@contextlib.contextmanager
-def _safe_output() -> Iterator[None]:
-    """Replace standard output and standard error by streams that escape control characters."""
-    while (
-        descriptor := os.open(os.devnull, os.O_RDWR)
-    ) <= 2:  # closed by the caller; no file of ours may take its place
-        pass
-    os.close(descriptor)
-    before = sys.stdout, sys.stderr
-    stdout, stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
-    try:
-        if isinstance(stdout, io.TextIOWrapper):
-            sys.stdout = _Output(stdout, "\n\t", required=True)
-        if isinstance(stderr, io.TextIOWrapper):
-            sys.stderr = _Output(stderr, "\n\t\r", required=False)  # a progress bar needs the carriage return
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, _Output):
-                stream.detach()
-        sys.stdout, sys.stderr = before
-
-
-@contextlib.contextmanager
-def _logging_to_stderr() -> Iterator[None]:
-    """Write log lines to standard error, unless the caller has set up logging."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_OneLine())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
 
 
 class Terminated(KeyboardInterrupt):
@@ -311,15 +190,10 @@ class _Interruption:
 _interruption = _Interruption()
 
 
-def main() -> None:
-    """Run the ``celebahq`` command group."""
-    run_command(celebahq)
-
-
 def run_command(command: click.Command) -> None:
     """Run a command; an error that the user can correct becomes one line on stderr and exit code 1."""
     sys.unraisablehook = _repeat_interruption
-    with _safe_output(), _logging_to_stderr(), _interruption.handled():
+    with safe_output(), logging_to_stderr(), _interruption.handled():
         try:
             _end(command.main(standalone_mode=False) or 0)
         except CelebAHQError as error:

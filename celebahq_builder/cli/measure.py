@@ -7,17 +7,19 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import celebahq, print_path
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.cli.options import (
     CLUSTER,
     DEVICE,
     PATH,
+    FiniteRange,
     count_option,
     out_option,
     path_option,
     seed_option,
     workers_option,
 )
+from celebahq_builder.cli.output import print_path
 from celebahq_builder.errors import FormatError
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 
@@ -34,7 +36,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
 @count_option("--keep", show_default="all", help="Keep the N images of the highest scores.")
 @click.option(
     "--min-score",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     metavar="S",
     show_default="all",
     help="Keep the images of score S or more. Sharp photos of a megapixel score 0.35 to 0.6, small ones 0 to 0.3.",
@@ -42,7 +44,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
 @click.option(
     "--top",
     "top_percent",
-    type=click.FloatRange(0, 100, min_open=True),
+    type=FiniteRange(0, 100, min_open=True),
     metavar="PERCENT",
     show_default="all",
     help="Keep the best PERCENT of the images that have a score, rounded down, but at least one.",
@@ -86,7 +88,7 @@ from celebahq_builder.limits import MAX_IMAGE_PIXELS
     metavar="PX",
     help="Images of more pixels are not decoded: 6 bytes of memory per pixel and process.",
 )
-def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
+def filter_images(folder: Path, **options: Any) -> None:
     """Score the images of the folder DIR, of any size, and keep the best.
 
     DIR is searched at any depth.
@@ -107,10 +109,9 @@ def filter_images(folder: Path, mode: str | None, **options: Any) -> None:
     and links to folders are counted. If a file has several names, the first one counts; of an animation, the first
     frame.
     """
-    from celebahq_builder.filter.deliver import DeliveryMode
     from celebahq_builder.filter.run import filter_folder
 
-    result = filter_folder(folder, mode=DeliveryMode(mode) if mode else None, **options)
+    result = filter_folder(folder, **options)
     for line in result.lines():
         click.echo(line)
     delivered = result.delivery.out if result.delivery else None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import click
 
@@ -38,6 +39,20 @@ class PathType(click.Path):
 
 PATH = PathType(path_type=Path, readable=False)
 """Path of a file or folder; the function that uses it checks whether it exists."""
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers; ``nan``, which is neither below nor above any limit, and infinity are refused."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
+POSITIVE = FiniteRange(0, min_open=True)
 
 
 def path_option(*names: str, metavar: str, help: str, **more: Unpack[OptionArguments]) -> Callable[[Command], Command]:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celebahq_builder.cli.main import celebahq, name_options, one_line, print_path
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.cli.options import (
     CLUSTER,
     PATH,
+    POSITIVE,
     SET,
+    FiniteRange,
     choice_option,
     count_option,
     faces_option,
@@ -23,8 +25,9 @@ from celebahq_builder.cli.options import (
     seed_option,
     workers_option,
 )
+from celebahq_builder.cli.output import name_options, one_line, print_path
 from celebahq_builder.errors import RecipeError, SourceError
-from celebahq_builder.outcome import counted
+from celebahq_builder.outcome import counted, most_frequent_first
 from celebahq_builder.pipeline.stages import stage_names
 
 if TYPE_CHECKING:
@@ -178,9 +181,9 @@ def build(
         if source is None:
             click.echo(f"landmarks: {photos} is searched for faces first; the plan of the build depends on them")
             return
-        parameters = click.get_current_context().command.params
+        context = click.get_current_context()
         for line in plan_lines(source, out, **arguments):
-            click.echo(name_options(line, parameters))
+            click.echo(name_options(line, context))
         return
     check_options(out, **arguments)
 
@@ -226,7 +229,7 @@ def _source(
 def _print_result(result: BuildResult, shard: str | None) -> None:
     what = f"shard {shard}: {counted(result.photos, result.source.unit)}" if shard else result.source
     click.echo(f"{what}: {result.kept} kept + {result.rejected} rejected + {result.failed} failed")
-    for reason, count in sorted(result.reasons.items(), key=lambda item: (-item[1], item[0])):
+    for reason, count in most_frequent_first(result.reasons):
         click.echo(f"  {reason}: {count}")
     if shard:
         left = (
@@ -259,14 +262,14 @@ def _print_result(result: BuildResult, shard: str | None) -> None:
 )
 @click.option(
     "--min-confidence",
-    type=click.FloatRange(0.5, 1),
+    type=FiniteRange(0.5, 1),
     default=0.8,
     metavar="C",
     help="Least confidence of the detector.",
 )
 @click.option(
     "--max-spread",
-    type=click.FloatRange(0, min_open=True),
+    type=POSITIVE,
     default=0.25,
     metavar="S",
     help="Largest standard deviation of the landmarks over several views of a face, in distances of the eyes; profiles "

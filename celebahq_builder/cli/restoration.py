@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from celebahq_builder.cli.main import celebahq, print_path
+from celebahq_builder.cli.main import celebahq
 from celebahq_builder.cli.options import (
     DEVICE,
     PATH,
@@ -21,6 +21,7 @@ from celebahq_builder.cli.options import (
     training_run,
     workers_option,
 )
+from celebahq_builder.cli.output import print_path
 from celebahq_builder.config import format_overrides
 
 

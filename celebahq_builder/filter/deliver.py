@@ -26,10 +26,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from celebahq_builder.errors import CelebAHQError, DeliveryError, DiskFull, printable
+from celebahq_builder.errors import DeliveryError, DiskFull, WorkspaceError, printable
 from celebahq_builder.limits import MAX_LOG_BYTES
+from celebahq_builder.outcome import counted
 from celebahq_builder.progress import Progress
-from celebahq_builder.storage import NO_HARD_LINKS, as_storage_error, parse_json, publish_new, read_file
+from celebahq_builder.storage import (
+    NO_HARD_LINKS,
+    as_storage_error,
+    open_file,
+    parse_json,
+    publish_new,
+    read_file,
+    sync_file,
+)
 
 
 class DeliveryMode(enum.StrEnum):
@@ -70,9 +79,9 @@ class DeliveredFile:
         """
         if file.is_symlink():
             return cls(path, 0, f"symlink:{file.readlink()}")
-        with file.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            return cls(path, os.fstat(opened.fileno()).st_size, f"sha256:{digest}")
+        with open_file(file) as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()  # type: ignore[arg-type]
+            return cls(path, opened.tell(), f"sha256:{digest}")
 
     def is_unchanged(self, out: Path) -> bool:
         """Return whether the file is still in the destination with the same contents.
@@ -81,11 +90,8 @@ class DeliveredFile:
         """
         file = out / self.path
         try:
-            if file.parent.resolve() != out.resolve() / PurePosixPath(self.path).parent:
-                return False
-            found = file.lstat()
-            is_as_large = stat.S_ISREG(found.st_mode) and found.st_size == self.size_bytes
-            return (stat.S_ISLNK(found.st_mode) or is_as_large) and DeliveredFile.at(self.path, file) == self
+            is_inside = file.parent.resolve() == out.resolve() / PurePosixPath(self.path).parent
+            return is_inside and DeliveredFile.at(self.path, file) == self
         except OSError:
             return False
 
@@ -236,9 +242,9 @@ def plan_delivery(
             changed.append(path)
     if stale and not prune:
         raise DeliveryError(
-            f"{out} holds {len(stale)} {'file' if len(stale) == 1 else 'files'} of an earlier celebahq filter that "
-            f"this selection does not have, first {printable(stale[0].path)}; nothing was {mode.done}: add "
-            "`prune` to remove exactly these, or choose another `out`"
+            f"{out} holds {counted(len(stale), 'file')} of an earlier celebahq filter that this selection does not "
+            f"have, first {printable(stale[0].path)}; nothing was {mode.done}: add `prune` to remove exactly these, or "
+            "choose another `out`"
         )
     if mode is DeliveryMode.COPY:
         free = shutil.disk_usage(innermost_existing(out)).free
@@ -325,7 +331,7 @@ def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
                     f"{target} appeared in the meantime; it was left as it is, because nothing is overwritten; "
                     "run the same command again to see whether it is another image"
                 ) from None
-            except (OSError, shutil.Error) as error:
+            except OSError as error:
                 problem = _problem(error, target)
             yield path, problem
     finally:
@@ -365,25 +371,21 @@ def _clean_up(record: DeliveryRecord) -> None:
             record.remove(path)
 
 
-def _problem(error: OSError | shutil.Error, target: Path) -> str:
+def _problem(error: OSError, target: Path) -> str:
     """Return the error of one image in words; raise one that concerns all of them."""
-    failure = as_storage_error(error, target) if isinstance(error, OSError) else error
-    if isinstance(failure, CelebAHQError):
+    failure = as_storage_error(error, target)
+    if isinstance(failure, WorkspaceError):
         raise failure from error
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return error.strerror or str(error)
 
 
 def _copy(source: Path, target: Path, path: str, partial: Path, record: DeliveryRecord) -> None:
-    digest, size_bytes = hashlib.sha256(), 0
     partial.unlink(missing_ok=True)
-    with source.open("rb") as read, partial.open("xb") as written:
-        while block := read.read(1 << 20):
-            digest.update(block)
-            size_bytes += written.write(block)
-        written.flush()
-        os.fsync(written.fileno())
-    shutil.copystat(source, partial)
-    record.add(DeliveredFile(path, size_bytes, f"sha256:{digest.hexdigest()}"))
+    shutil.copyfile(source, partial)
+    sync_file(partial)
+    copied = DeliveredFile.at(path, partial)
+    shutil.copystat(source, partial)  # last: it may take away the permission to read
+    record.add(copied)
     publish_new(partial, target)
 
 

@@ -14,6 +14,7 @@ from celebahq_builder.filter.deliver import Delivery, DeliveryMode
 from celebahq_builder.filter.listing import SUFFIXES, SkippedFiles
 from celebahq_builder.filter.store import SCORE_PARTS, SIDE_PX, ImageScore, UnscoredImage
 from celebahq_builder.html import charts, link, render_page, thumbnails
+from celebahq_builder.outcome import counted, most_frequent_first
 from celebahq_builder.storage import write_atomic
 
 SHEET_IMAGES = 24
@@ -97,17 +98,13 @@ def _unscored_lines(result: FilterResult) -> Iterator[str]:
 def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
     parts = []
     if skipped.suffixes:
-        suffixes = _by_count(skipped.suffixes)
-        named = [f"{count} {printable(suffix) or 'without a suffix'}" for suffix, count in suffixes[:LINES_MAX]]
-        named += ["..."] if len(suffixes) > LINES_MAX else []
-        count = skipped.suffixes.total()
-        parts.append(f"{count} other {'file' if count == 1 else 'files'} ({', '.join(named)})")
+        named = [f"{count} {suffix or 'without a suffix'}" for suffix, count in most_frequent_first(skipped.suffixes)]
+        parts.append(f"{counted(skipped.suffixes.total(), 'other file')} ({_join_names(named)})")
     if skipped.hidden:
         parts.append(f"{skipped.hidden} hidden")
-    for label, paths in (("linked {}", skipped.linked_folders), ("output {}", skipped.excluded)):
+    for kind, paths in (("linked folder", skipped.linked_folders), ("output folder", skipped.excluded)):
         if paths:
-            what = label.format("folder" if len(paths) == 1 else "folders")
-            parts.append(f"{len(paths)} {what} ({_join_names(paths)})")
+            parts.append(f"{counted(len(paths), kind)} ({_join_names(paths)})")
     if parts:
         yield f"skipped: {', '.join(parts)}"
 
@@ -130,10 +127,6 @@ def _delivery_lines(delivery: Delivery) -> Iterator[str]:
 
 def _join_names(names: Sequence[str]) -> str:
     return ", ".join([*map(printable, names[:LINES_MAX]), *(["..."] if len(names) > LINES_MAX else [])])
-
-
-def _by_count(suffixes: Counter[str]) -> list[tuple[str, int]]:
-    return sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
 
 
 # --- The page -----------------------------------------------------------------------------------------------------
@@ -164,14 +157,14 @@ def _variables(result: FilterResult) -> dict[str, object]:
         "table_link": link(result.table_path, result.page_path),
         "histograms": list(_histograms(result)),
         "sheets": list(_sheets(result)),
-        "reasons": sorted(reasons.items(), key=lambda item: (-item[1], item[0])),
+        "reasons": most_frequent_first(reasons),
         "rows": [
             (printable(image.path), image.description, image.code, printable(image.detail))
             for image in unscored[:UNSCORED_ROWS]
         ],
         "rows_left": len(unscored[UNSCORED_ROWS:]),
         "skipped": skipped,
-        "skipped_suffixes": [(printable(suffix), count) for suffix, count in _by_count(skipped.suffixes)],
+        "skipped_suffixes": [(printable(suffix), count) for suffix, count in most_frequent_first(skipped.suffixes)],
         "linked_folders": list(map(printable, skipped.linked_folders)),
         "excluded": list(map(printable, skipped.excluded)),
         "suffixes": SUFFIXES,

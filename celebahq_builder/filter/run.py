@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from celebahq_builder import parallel
 from celebahq_builder.cluster.connection import check_target
@@ -91,7 +92,7 @@ def filter_folder(
     min_score: float | None = None,
     top_percent: float | None = None,
     out: StrPath | None = None,
-    mode: DeliveryMode | None = None,
+    mode: Literal["copy", "link"] | None = None,
     prune: bool = False,
     list_path: StrPath | None = None,
     scores: StrPath | None = None,
@@ -108,7 +109,7 @@ def filter_folder(
         min_score: keep the images of at least this score, in [0, 1].
         top_percent: keep this share of the images that have a score, in (0, 100].
         out: folder that the kept images are delivered to.
-        mode: copy (the default) or link.
+        mode: ``copy`` (the default) or ``link``.
         prune: remove the files from `out` that an earlier call put there and that are not kept now, unless they
             were changed since.
         list_path: CSV file for the kept images, instead of `out`.
@@ -131,6 +132,8 @@ def filter_folder(
     selection = Selection(keep, min_score, top_percent)
     if out and list_path:
         raise RecipeError("give `out` for the images, or `list_path` for their names, not both")
+    if mode not in (None, *DeliveryMode):
+        raise RecipeError(f"`mode` {mode} is unknown; expected {' or '.join(DeliveryMode)}")
     for what in (f"to {mode} images" if mode else "", "`prune`" if prune else ""):
         if what and not out:
             raise RecipeError(f"{what} needs a destination: add `out`")
@@ -149,7 +152,7 @@ def filter_folder(
         delivery = None
         if target:
             paths = [image.path for image in kept]
-            delivery = plan_delivery(folder, target, mode or DeliveryMode.COPY, paths, prune=prune)
+            delivery = plan_delivery(folder, target, DeliveryMode(mode or "copy"), paths, prune=prune)
         kept_rows = kept_csv(kept)
         if kept_list and kept_list.exists() and kept_list.read_bytes() != kept_rows:
             raise DeliveryError(

@@ -247,8 +247,6 @@ class ScoreStore:
     def valid_records(self, images: Mapping[str, tuple[int, int]]) -> dict[str, ScoreRecord]:
         """Return the records of these images, by path, whose size in bytes and modification time in ns are the same."""
         stored: dict[str, ScoreRecord] = {}
-        if not os.path.lexists(self.scored_path):
-            return stored
         try:
             if self.scored_path.is_symlink():  # this command would write to a file that is not its own
                 raise OSError(errno.ELOOP, "a link")
@@ -257,6 +255,8 @@ class ScoreStore:
                     with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):  # cut off by a kill
                         record = from_json(cast(Values, parse_json(line)))
                         stored[record.path] = record
+        except FileNotFoundError:
+            return {}
         except OSError as error:
             raise WorkspaceError(
                 f"{self.scored_path} cannot be read: {error.strerror}; move it, or choose another `scores`"

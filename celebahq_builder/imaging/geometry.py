@@ -29,6 +29,11 @@ class Crop:
         """Side length of the square in px."""
         return float(np.hypot(*(self.quad[3] - self.quad[0])))
 
+    def turn_deg(self, other: Crop) -> float:
+        """Return the angle between this square and another one in degrees, 0 to 180."""
+        (x, y), (u, v) = self.quad[3] - self.quad[0], other.quad[3] - other.quad[0]
+        return float(abs(np.rad2deg(np.arctan2(x * v - y * u, x * u + y * v))))
+
     def zoom(self, resolution: int) -> float:
         """Return the result pixels per photo pixel; above 1 the photo has fewer pixels than the result."""
         return resolution / self.side
@@ -76,6 +81,11 @@ def crop_from_landmarks(landmarks: Points) -> Crop:
     y = rot90(x)
     centre = eyes + 0.1 * eye_to_mouth
     return Crop(np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y]))
+
+
+def normalized_mean_error(found: Points, true: Points) -> float:
+    """Return the mean distance between found and true landmarks [5, 2] as a share of the true distance of the eyes."""
+    return float(np.hypot(*(found - true).T).mean() / np.hypot(*(true[1] - true[0])))
 
 
 def plan_crop(

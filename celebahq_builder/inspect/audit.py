@@ -34,10 +34,6 @@ class Findings:
     count: int
     resolution: int
     channels: int
-    distance: int
-    """Largest number of different bits, of 255, in the hashes of near-duplicates."""
-    likeness: float
-    """Smallest correlation of near-duplicates."""
     hashes_recorded: bool
     """True if duplicates were found by the SHA-256 in the file, without reading the images."""
     same: list[list[int]]
@@ -77,7 +73,9 @@ class Findings:
         def copied(copy: Copy) -> dict[str, object]:
             return named(copy.number, distance=copy.distance, likeness=copy.likeness, mirrored=copy.mirrored)
 
-        padding, scores = None, None
+        bars, padding, scores = None, None, None
+        if self.bars is not None:
+            bars = [named(number, bars=list(map(dataclasses.asdict, found))) for number, found in self.bars.items()]
         if self.padding is not None:
             shares = [None if np.isnan(share) else round(share, 4) for share in self.padding.shares.tolist()]
             padding = {"exact": self.padding.exact, "shares": shares}
@@ -89,13 +87,11 @@ class Findings:
             "images": self.count,
             "resolution": self.resolution,
             "channels": self.channels,
-            "limits": {"distance": self.distance, "likeness": self.likeness},
+            "limits": {"distance": duplicates.DISTANCE, "likeness": duplicates.LIKENESS},
             "same": [list(map(named, group)) for group in self.same],
             "same_by": "recorded SHA-256" if self.hashes_recorded else "pixels",
             "near": None if self.near is None else [list(map(copied, group)) for group in self.near],
-            "bars": None
-            if self.bars is None
-            else [named(number, bars=list(map(dataclasses.asdict, bars))) for number, bars in self.bars.items()],
+            "bars": bars,
             "one_colour": list(map(named, self.one_colour)),
             "padding": padding,
             "scores": scores,
@@ -105,21 +101,16 @@ class Findings:
 # --- Passes -----------------------------------------------------------------------------------------------------
 
 
-def scan(path: Path, pyramid: PyramidFile, distance: int, likeness: float, threads: int | None = None) -> Findings:
+def scan(path: Path, pyramid: PyramidFile) -> Findings:
     """Read all images and return the findings.
 
     The memory is a few times `BATCH_BYTES`, 100 MB for pairs of hashes, and about 200 bytes per image.
 
-    Args:
-        distance: largest number of different bits in the hashes of near-duplicates.
-        likeness: smallest correlation of near-duplicates.
-        threads: threads that decompress; None for one per core.
-
     Raises:
         FormatError: the file is damaged.
     """
-    top = LevelReader(path, None, threads)
-    small = LevelReader(path, min(duplicates.SIDE_PX, top.resolution), threads)
+    top = LevelReader(path)
+    small = LevelReader(path, min(duplicates.SIDE_PX, top.resolution))
     hashes, digests, plain = _read_small(small)
     one_colour = [number for number in plain if borders.one_colour(top.read([number])[0])]
     recorded = read_text(pyramid, "sha256")
@@ -132,12 +123,12 @@ def scan(path: Path, pyramid: PyramidFile, distance: int, likeness: float, threa
         left_out = np.array([number for group in same for number in group[1:]] + one_colour, np.int64)
         numbers = np.setdiff1d(np.arange(len(small)), left_out)
         with image_progress("near-duplicates", len(numbers)) as progress:
-            groups = duplicates.near_groups(hashes[numbers], numbers, small, distance, likeness, progress.advance)
+            groups = duplicates.near_groups(hashes[numbers], numbers, small, progress.advance)
         if scores is not None:  # the image with the highest score first
             ranks = np.nan_to_num(-scores, nan=np.inf)
             groups = [sorted(group, key=lambda number: (ranks[number], number)) for group in groups]
         near = [copies(group, small, hashes) for group in groups]
-    bars = _bars(LevelReader(path, min(borders.SIDE_PX, top.resolution), threads), set(one_colour))
+    bars = _bars(LevelReader(path, min(borders.SIDE_PX, top.resolution)), set(one_colour))
 
     named = {number for group in same for number in group} | {copy.number for group in near or () for copy in group}
     named |= {*(bars or ()), *one_colour, *(padding.worst() if padding else ())}
@@ -146,8 +137,6 @@ def scan(path: Path, pyramid: PyramidFile, distance: int, likeness: float, threa
         count=pyramid.count,
         resolution=pyramid.resolution,
         channels=pyramid.channels,
-        distance=distance,
-        likeness=likeness,
         hashes_recorded=recorded is not None,
         same=same,
         near=near,

@@ -24,9 +24,7 @@ from celebahq_builder.storage import check_writable, delete_partial_of, holds, n
 JSON, PAGE = "audit.json", "index.html"
 
 
-def audit(
-    file: Path, out: Path, *, distance: int = DISTANCE, likeness: float = LIKENESS, threads: int | None = None
-) -> list[str]:
+def audit(file: Path, out: Path) -> list[str]:
     """Audit an HDF5 file, and return the report as lines of text.
 
     All findings are written to ``audit.json``, and a page with the images to ``index.html``. The HDF5 file is not
@@ -36,9 +34,6 @@ def audit(
         file: a multi-resolution file of this package or of the ProGAN authors' tool.
         out: folder to create for both files. It may be empty, or hold an earlier audit of the same file, which is
             replaced.
-        distance: largest number of different bits, of 255, in the hashes of two near-duplicates.
-        likeness: smallest correlation, from -1 to 1, of two near-duplicates.
-        threads: threads that decompress; None for one per core.
 
     Raises:
         FormatError: the file has another format or is damaged, or the folder holds anything else.
@@ -47,8 +42,8 @@ def audit(
     is_again = _check_folder(file, out)
     check_writable(out / JSON)
     with open_pyramid(file) as pyramid:
-        found = scan(file, pyramid, distance, likeness, threads)
-    drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution), threads))
+        found = scan(file, pyramid)
+    drawn = page(found, LevelReader(file, min(SIDE_PX, found.resolution)))
     values = {"path": str(file.absolute()), **found.to_json()}
     listed = (json.dumps(values, indent=1, ensure_ascii=False) + "\n").encode()
     with new_files() as written:
@@ -142,11 +137,9 @@ def _padding(found: Findings) -> Iterator[str]:
         yield "  the photos is counted"
     if known.any():
         shares = np.percentile(known, [50, 90, 99, 100])
-        yield "  " + ", ".join(f"{name} {share:.1%}" for name, share in zip(PERCENTILES, shares, strict=True))
+        names = ("median", "90th percentile", "99th percentile", "largest")
+        yield "  " + ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
     yield from _listed([f"{_name(found, n)}: {least}{padding.shares[n]:.1%}" for n in padding.worst()])
-
-
-PERCENTILES = ("median", "90th percentile", "99th percentile", "largest")
 
 
 def _row(title: str, text: str) -> str:
@@ -227,6 +220,7 @@ def page(found: Findings, level: LevelReader) -> bytes:
         "audit.html.j2",
         {
             "found": found,
+            "limits": {"distance": DISTANCE, "likeness": LIKENESS},
             "file": printable(found.file),
             "level": level.resolution,
             "counts": {

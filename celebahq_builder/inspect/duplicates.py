@@ -14,6 +14,7 @@ from scipy.fft import dctn
 
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.image_set import Numbers, Pixels
+from celebahq_builder.outcome import counted
 
 Grey = NDArray[np.float32]
 
@@ -138,8 +139,7 @@ class Copy:
     @property
     def words(self) -> str:
         """The comparison as text."""
-        bits = f"{self.distance} bit{'s' * (self.distance != 1)}"
-        return f"{'mirrored, ' if self.mirrored else ''}{bits}, likeness {self.likeness:.3f}"
+        return f"{'mirrored, ' * self.mirrored}{counted(self.distance, 'bit')}, likeness {self.likeness:.3f}"
 
 
 def near_pairs(
@@ -176,8 +176,6 @@ def near_groups(
     hashes: Hashes,
     numbers: Numbers,
     level: LevelReader,
-    distance: int = DISTANCE,
-    least: float = LIKENESS,
     advance: Callable[[int], None] | None = None,
 ) -> list[list[int]]:
     """Return groups of near-duplicates: each image is like some other image of its group, or like its mirror image.
@@ -186,30 +184,28 @@ def near_groups(
 
     Args:
         numbers: numbers in the level of the images with these hashes.
-        least: smallest correlation of two images.
+        advance: see `near_pairs`.
     """
     group_of = np.arange(len(hashes))
-    for first, second in near_pairs(hashes, distance, advance):
+    for first, second in near_pairs(hashes, DISTANCE, advance):
         at_once = 64
         while len(first):
             apart = group_of[first] != group_of[second]
             first, second = first[apart], second[apart]
-            _join_alike(group_of, first[:at_once], second[:at_once], numbers, level, least)
+            _join_alike(group_of, first[:at_once], second[:at_once], numbers, level)
             first, second = first[at_once:], second[at_once:]
             at_once = min(2 * at_once, 4096)
     return [numbers[group].tolist() for group in equal_groups(group_of.tolist())]
 
 
-def _join_alike(
-    group_of: Numbers, first: Numbers, second: Numbers, numbers: Numbers, level: LevelReader, least: float
-) -> None:
+def _join_alike(group_of: Numbers, first: Numbers, second: Numbers, numbers: Numbers, level: LevelReader) -> None:
     """Join the groups of those pairs whose images are alike."""
     wanted, places = np.unique(np.concatenate([first, second]), return_inverse=True)
     if not len(wanted):
         return
     images = grey(level.read(numbers[wanted]))
     for a, b, one, other in zip(first, second, *np.split(places, 2), strict=True):
-        if group_of[a] != group_of[b] and _either_likeness(images[one], images[other]) >= least:
+        if group_of[a] != group_of[b] and _either_likeness(images[one], images[other]) >= LIKENESS:
             low, high = sorted((group_of[a], group_of[b]))
             group_of[group_of == high] = low
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from celebahq_builder.errors import printable
 from celebahq_builder.image_set import utf8_name
+from celebahq_builder.imaging.geometry import normalized_mean_error
 from celebahq_builder.landmarks.search import SearchedPhoto, SearchSettings, search_folder
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.photo import Photo, PhotoSource, is_mirrored
@@ -103,18 +104,15 @@ def _doubtful(
 
 def _compare(photo: Photo, searched: SearchedPhoto) -> DoubtfulPhoto | None:
     """Return the comparison of a photo, or None for landmarks that a build rejects anyway."""
-    given = np.array(photo.landmarks).reshape(5, 2)
-    eyes = float(np.hypot(*(given[1] - given[0])))
-    if eyes < 1 or is_mirrored(photo.landmarks):
+    given = photo.points
+    if np.hypot(*(given[1] - given[0])) < 1 or is_mirrored(photo.landmarks):
         return None
-    distances = [float(np.hypot(*(face.landmarks - given).T).mean()) / eyes for face in searched.faces]
-    if not distances:
-        return DoubtfulPhoto(photo.id, photo.file, photo.face, searched.size, None, photo.landmarks, ())
-    nearest = int(np.argmin(distances))
-    found = searched.faces[nearest].row
-    return DoubtfulPhoto(
-        photo.id, photo.file, photo.face, searched.size, round(distances[nearest], 4), photo.landmarks, found
-    )
+    distance: float | None = None
+    found: tuple[float, ...] = ()
+    if searched.faces:
+        errors = [normalized_mean_error(face.landmarks, given) for face in searched.faces]
+        distance, found = round(min(errors), 4), searched.faces[int(np.argmin(errors))].row
+    return DoubtfulPhoto(photo.id, photo.file, photo.face, searched.size, distance, photo.landmarks, found)
 
 
 def reject_doubtful(source: PhotoSource, doubtful: tuple[DoubtfulPhoto, ...]) -> PhotoSource:

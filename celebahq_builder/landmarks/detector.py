@@ -184,7 +184,7 @@ class FaceDetector:
             before = face.crop
             face = self._average_views(image, face)
             after = face.crop
-            if before is None or after is None or _turn_deg(before, after) <= TURN_DEG:
+            if before is None or after is None or before.turn_deg(after) <= TURN_DEG:
                 break
         return face
 
@@ -246,12 +246,6 @@ def _overlap(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Return the intersection over union of two boxes [[left, top], [right, bottom]]."""
     shared = np.prod(np.clip(np.minimum(one[1], other[1]) - np.maximum(one[0], other[0]), 0, None))
     return float(shared / max(np.prod(one[1] - one[0]) + np.prod(other[1] - other[0]) - shared, 1e-9))
-
-
-def _turn_deg(one: Crop, other: Crop) -> float:
-    """Return the angle between two crops in degrees, 0 to 180."""
-    (x, y), (u, v) = one.quad[3] - one.quad[0], other.quad[3] - other.quad[0]
-    return float(abs(np.rad2deg(np.arctan2(x * v - y * u, x * u + y * v))))
 
 
 @contextlib.contextmanager

@@ -122,14 +122,10 @@ def _problem(folder: Path, photo: Photo) -> str:
     if is_mirrored(photo.landmarks):
         return "the face is mirrored"
     try:
-        crop_matrix(_points(photo), CONTEXT_PX, CONTEXT_SHARE)
+        crop_matrix(photo.points, CONTEXT_PX, CONTEXT_SHARE)
     except ValueError as error:
         return str(error)
     return ""
-
-
-def _points(photo: Photo) -> Points:
-    return np.array(photo.landmarks, dtype=np.float64).reshape(5, 2)
 
 
 def _read_faces(folder: Path, photos: Iterable[Photo], left_out: list[str]) -> list[Face]:
@@ -155,9 +151,8 @@ def _read_face(folder: Path, photo: Photo) -> Face:
         raise _Unreadable(error.detail) from None
     except OSError as error:
         raise _Unreadable(error.strerror or str(error)) from None
-    points = _points(photo)
-    matrix = crop_matrix(points, CONTEXT_PX, CONTEXT_SHARE)
-    return sample_crop(np.asarray(image), matrix, CONTEXT_PX), transform(matrix, points)
+    matrix = crop_matrix(photo.points, CONTEXT_PX, CONTEXT_SHARE)
+    return sample_crop(np.asarray(image), matrix, CONTEXT_PX), transform(matrix, photo.points)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from celebahq_builder.imaging.geometry import Points, crop_from_landmarks, plan_
 from celebahq_builder.landmarks import orientation
 from celebahq_builder.landmarks.choice import FaceRules
 from celebahq_builder.landmarks.detector import DetectedFace
-from celebahq_builder.landmarks.search import THUMBNAIL_PX, SearchedPhoto
+from celebahq_builder.landmarks.search import SearchedPhoto, thumbnail_scale, thumbnail_size
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.sources.face_ids import unique_ids
 from celebahq_builder.storage import RecordLog
@@ -137,12 +137,10 @@ def _shown(photo: SearchedPhoto, rules: FaceRules, ids: Sequence[str], log: Reco
     chosen, rejection = rules.chosen(photo), rules.rejection(photo)
     thumbnail, scale = None, 0.0
     if max(photo.size):
-        width, height = orientation.upright_size(photo.size, photo.orientation)
-        scale = min(1.0, THUMBNAIL_PX / max(width, height))
+        size = orientation.upright_size(photo.size, photo.orientation)
+        scale = thumbnail_scale(*size)
         jpeg = log.latest(photo.file).get("thumbnail", "")
-        thumbnail = Thumbnail(
-            f"data:image/jpeg;base64,{jpeg}", max(round(width * scale), 1), max(round(height * scale), 1)
-        )
+        thumbnail = Thumbnail(f"data:image/jpeg;base64,{jpeg}", *thumbnail_size(*size))
     names = dict(zip(chosen, ids, strict=False))
     faces = tuple(_shown_face(photo, face, names.get(face, ""), rules, scale) for face in photo.faces)
     kinds = ["none" if not chosen else "some" if len(chosen) < len(photo.faces) else "used"]

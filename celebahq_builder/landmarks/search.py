@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import os
 from collections.abc import Iterator, Sequence
@@ -150,10 +151,8 @@ def search_file(job: SearchJob, file: str) -> SearchedFile:
         return file, status, search_photo(np.asarray(image), turn, job.settings)
     except Rejection as rejection:
         return file, status, {**empty, "problem": (rejection.reason, rejection.detail)}
-    except MemoryError:
-        raise WorkspaceError(f"out of memory at {file}; run the same command again with fewer `workers`") from None
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem:
             raise WorkspaceError(f"out of memory at {file}; run the same command again with fewer `workers`") from None
         return file, status, {**empty, "problem": (None, " ".join(str(error).split()))}
 
@@ -193,16 +192,21 @@ def search_photo(stored: Pixels, exif: int, settings: SearchSettings) -> dict[st
         faces.append([*points, round(found.confidence, 4), round(found.spread, 4), found.views])
     record: dict[str, object] = {"size": size, "orientation": exif, "faces": faces}
     if settings.thumbnails:
-        record["thumbnail"] = _thumbnail(image)
+        height, width = image.shape[:2]
+        small = detector.reduce(image, thumbnail_size(width, height))
+        record["thumbnail"] = base64.b64encode(encode_jpeg(small.transpose(2, 0, 1), quality=75)).decode("ascii")
     return record
 
 
-def _thumbnail(image: Pixels) -> str:
-    import base64
+def thumbnail_size(width: int, height: int) -> tuple[int, int]:
+    """Return width and height of the thumbnail of an image in px."""
+    scale = thumbnail_scale(width, height)
+    return max(round(width * scale), 1), max(round(height * scale), 1)
 
-    scale = min(1.0, THUMBNAIL_PX / max(image.shape[:2]))
-    size = max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1)
-    return base64.b64encode(encode_jpeg(detector.reduce(image, size).transpose(2, 0, 1), quality=75)).decode("ascii")
+
+def thumbnail_scale(width: int, height: int) -> float:
+    """Return the px of the thumbnail per px of the image, at most 1."""
+    return min(1.0, THUMBNAIL_PX / max(width, height))
 
 
 # --- A folder of photos -------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
+from celebahq_builder.imaging.geometry import Points, crop_from_landmarks, normalized_mean_error
 from celebahq_builder.landmarks.faces import AugmentationSettings, LandmarkFaces, jittered_points, random_crop
 from celebahq_builder.landmarks.refiner import CROP_PX, Refiner, to_tensor
 from celebahq_builder.models.landmark_network import LandmarkNetwork, cell_centres
@@ -224,12 +224,9 @@ def landmark_errors(found: Points, true: Points) -> LandmarkErrors:
         >>> landmark_errors(true + [2, 0], true)
         LandmarkErrors(nme=0.1, side_percent=0.0, rotation_deg=0.0)
     """
-    distance = np.hypot(*(found - true).T).mean() / np.hypot(*(true[1] - true[0]))
     crop, expected = crop_from_landmarks(found), crop_from_landmarks(true)
     side_percent = 100 * abs(crop.side / expected.side - 1)
-    x, y = (one.quad[3] - one.quad[0] for one in (crop, expected))
-    rotation = np.degrees(np.arctan2(x[0] * y[1] - x[1] * y[0], x @ y))
-    return LandmarkErrors(float(distance), side_percent, abs(float(rotation)))
+    return LandmarkErrors(normalized_mean_error(found, true), side_percent, crop.turn_deg(expected))
 
 
 def median_errors(errors: Iterable[LandmarkErrors]) -> LandmarkErrors:

@@ -10,6 +10,9 @@ from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from celebahq_builder.errors import SourceError
 from celebahq_builder.outcome import PhotoCounts, PhotoKey, Reason, Rejected
 from celebahq_builder.sources.official import ImageListRow
@@ -100,6 +103,11 @@ class Photo:
     """Row of the photo in the official image list, where one was asked for."""
     shares_file: bool = False
     """True if the source has other faces of the same file."""
+
+    @property
+    def points(self) -> NDArray[np.float64]:
+        """The landmarks as points [5, 2]: x and y."""
+        return np.array(self.landmarks, np.float64).reshape(5, 2)
 
     @property
     def face(self) -> str:

@@ -6,11 +6,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from celebahq_builder import cli
-from celebahq_builder.cli.main import name_options
+from celebahq_builder.cli.options import FiniteRange
+from celebahq_builder.cli.output import name_options
 from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.pipeline.recipe import BuildRecipe
@@ -40,7 +42,7 @@ def one_line_error(ended: subprocess.CompletedProcess[str]) -> str:
 
 
 def refused(*arguments: str | Path, command: str = "build") -> str:
-    """Run a command in this process, and return the error that `cli.main` would print on one line."""
+    """Run a command in this process, and return the error that `run_command` would print on one line."""
     done = CliRunner().invoke(cli.celebahq, [command, *map(str, arguments)], catch_exceptions=True)
     assert isinstance(done.exception, CelebAHQError), done.output
     assert done.output == ""
@@ -84,18 +86,9 @@ def test_own_photos_from_a_table(tmp_path: Path) -> None:
     recipe = tmp_path / "r.toml"
     recipe.write_text("resolution = 64\n")
     out = tmp_path / "run"
-    common = [
-        "--photos",
-        photos,
-        "--landmarks",
-        tmp_path / "table.csv",
-        "--no-check-landmarks",
-        "--recipe",
-        recipe,
-        "--out",
-        out,
-    ]
-    ended = CliRunner().invoke(cli.celebahq, list(map(str, ["build", *common, "--workers", "1", "--device", "cpu"])))
+    words = ["build", "--photos", photos, "--landmarks", tmp_path / "table.csv", "--no-check-landmarks"]
+    words += ["--recipe", recipe, "--out", out, "--workers", "1", "--device", "cpu"]
+    ended = CliRunner().invoke(cli.celebahq, list(map(str, words)))
     assert ended.exit_code == 0, ended.output
     assert "2 photos: 2 kept + 0 rejected + 0 failed" in ended.output
     assert f"data set: {out / 'celebahq-64x64.h5'}" in ended.output
@@ -257,12 +250,10 @@ def test_everything_is_in_the_wheel() -> None:
 
 
 def test_messages_name_options_instead_of_arguments() -> None:
-    command = cli.celebahq.commands["build"]
+    build, inspect = (click.Context(cli.celebahq.commands[name]) for name in ("build", "inspect"))
     message = "`start` needs `resolution`, see `celebahq weights` and `nothing`"
-    assert name_options(message, command.params) == "--from needs --resolution, see `celebahq weights` and `nothing`"
-    assert (
-        name_options("choose another `file`", cli.celebahq.commands["inspect"].params) == "choose another FILE.h5|WORK"
-    )
+    assert name_options(message, build) == "--from needs --resolution, see `celebahq weights` and `nothing`"
+    assert name_options("choose another `file`", inspect) == "choose another FILE.h5|WORK"
 
 
 def test_train_help_lists_the_keys_that_may_change() -> None:
@@ -270,6 +261,18 @@ def test_train_help_lists_the_keys_that_may_change() -> None:
     assert all(key in text for key in RESUMABLE_KEYS)
     wrong = CliRunner().invoke(cli.celebahq, ["train", "a.h5", "--out", "run", "--changed", "seed"])
     assert (wrong.exit_code, "expected one of schedule.learning_rate" in wrong.output) == (2, True)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_every_number_is_finite(value: str) -> None:
+    """No limit of a range excludes nan, and infinity lies in a range without an upper limit."""
+    options = [one for command in cli.celebahq.commands.values() for one in command.params]
+    numbers = [one for one in options if isinstance(one.type, (click.FloatRange, type(click.FLOAT)))]
+    assert {"top_percent", "total_kimg", "seconds", "max_spread"} <= {one.name for one in numbers}
+    for one in numbers:
+        assert isinstance(one.type, FiniteRange), one.name
+        with pytest.raises(click.BadParameter, match="is not a finite number|is not in the range"):
+            one.type.convert(value, one, None)
 
 
 def test_an_empty_path_is_refused() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from celebahq_builder import cli, progress
+from celebahq_builder import progress
+from celebahq_builder.__main__ import main
 from celebahq_builder.inspect import contact_sheet
 from tests.hdf5.files import Images, damage, hashes, noise, store
 
@@ -26,7 +27,7 @@ def celebahq(
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["celebahq", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            main()
         out, err = capsys.readouterr()
         return int(ended.value.code or 0), out, err
 
@@ -195,10 +196,10 @@ def test_start_without_torch(ours: Path, tmp_path: Path) -> None:
         (["export", ours, "--to", "images", "--out", tmp_path / "images", "--workers", "1"], fine),
     )
     program = (
-        "import sys\nfrom celebahq_builder import cli\n"
+        "import sys\nfrom celebahq_builder.__main__ import main\n"
         f"for arguments in {[list(map(str, arguments)) for arguments, _ in commands]!r}:\n"
         "    sys.argv = ['celebahq', *arguments]\n"
-        "    try: cli.main()\n"
+        "    try: main()\n"
         "    except SystemExit as end: print(f'ended with {end.code}:', 'torch' in sys.modules, file=sys.stderr)\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
@@ -383,7 +384,7 @@ def test_blosc2(tmp_path: Path) -> None:
         (missing, 1, "pip install '.[blosc2]' in the folder of the project"),
         ("import sys; ", 0, ""),
     ):
-        program = f"{before}sys.argv = {arguments!r}; from celebahq_builder import cli; cli.main()"
+        program = f"{before}sys.argv = {arguments!r}; from celebahq_builder.__main__ import main; main()"
         ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
         assert (ended.returncode, ended.stderr.count("\n")) == (code, int(bool(said))), ended.stderr
         assert said in ended.stderr

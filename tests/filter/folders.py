@@ -1,5 +1,6 @@
 """Folders of images that are small enough to be scored often, and a filter run that kills itself."""
 
+import csv
 import io
 import os
 import signal
@@ -119,6 +120,11 @@ def run(folder: Path, **arguments: Any) -> FilterResult:
     """Filter a folder, by default in this process, with the scores beside the folder."""
     default = {"scores": f"{folder}-scores", "pixels_max": BOMB_PIXELS, "workers": 1}
     return filter_folder(folder, **{**default, **arguments})
+
+
+def rows(table: Path) -> list[dict[str, str]]:
+    """Return the rows of a table of images."""
+    return list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
 
 
 POINTS: dict[str, tuple[Any, str]] = {

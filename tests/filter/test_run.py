@@ -1,11 +1,8 @@
 """`celebahq filter` as a whole: killed, repeated, and with bad files."""
 
-import csv
 import dataclasses
-import io
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,28 +26,10 @@ from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason
 from celebahq_builder.storage import partial_path
 from tests.cli.test_cli import ROOT, celebahq, one_line_error
-from tests.filter.folders import add_bad, add_odd, make, run
+from tests.filter.folders import add_bad, add_odd, make, rows, run
 
 PARTS = [field.name for field in dataclasses.fields(QualityScore)]
 DEAD = "0f"  # token of an earlier run
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of valid images with its scores folder beside it, shared by the tests: never change it."""
-    folder = make(tmp_path_factory.mktemp("good") / "in")
-    run(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(scored: Path, tmp_path: Path) -> Path:
-    """A copy of the images without their scores."""
-    return Path(shutil.copytree(scored, tmp_path / "in"))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
 
 def tree(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -187,7 +166,7 @@ def test_a_killed_command_resumes(scored: Path, folder: Path, mode: DeliveryMode
 @pytest.mark.parametrize(("point", "count"), [("record", 2), ("unlink", 1), ("unlink", 4)])
 def test_killed_while_it_prunes(scored: Path, folder: Path, point: str, count: int) -> None:
     before, out = tree(folder), folder.parent / "best"
-    run(folder, keep=8, out=out, mode=DeliveryMode.LINK)
+    run(folder, keep=8, out=out, mode="link")
     (out / "mine.png").write_text("mine")
     kill_at(folder, DeliveryMode.LINK, point, count, keep=3)
     assert (out / "mine.png").exists()
@@ -339,6 +318,7 @@ def test_a_selection_of_all_and_of_none(folder: Path) -> None:
         ({"folder": "in", "scores": "texts/a.txt"}, WorkspaceError, "choose another `scores`"),
         ({"folder": "in", "out": "b", "list_path": "c.csv"}, RecipeError, "not both"),
         ({"folder": "in", "mode": DeliveryMode.LINK}, RecipeError, "to link images needs a destination: add `out`"),
+        ({"folder": "in", "out": "b", "mode": "move"}, RecipeError, "`mode` move is unknown; expected copy or link"),
         ({"folder": "in", "prune": True}, RecipeError, "`prune` needs a destination: add `out`"),
         (
             {"folder": "in", "out": "texts/a.txt"},

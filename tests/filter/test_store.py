@@ -1,7 +1,5 @@
 """Scores folder: scores are used again as long as they are valid, and no other file is touched."""
 
-import csv
-import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,25 +11,7 @@ import pytest
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.filter import scoring, store
 from celebahq_builder.storage import partial_path
-from tests.filter.folders import add_bad, make, run
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of valid images with its scores folder beside it, shared by the tests: never change it."""
-    folder = make(tmp_path_factory.mktemp("good") / "in")
-    run(folder)
-    return folder
-
-
-@pytest.fixture
-def folder(scored: Path, tmp_path: Path) -> Path:
-    """A copy of the images without their scores."""
-    return Path(shutil.copytree(scored, tmp_path / "in"))
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+from tests.filter.folders import add_bad, rows, run
 
 
 def test_only_changed_files_are_scored_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,7 +305,7 @@ def test_without_pyarrow(tmp_path: Path) -> None:
     path = table(tmp_path / "in.parquet", noise(1, 4))
     program = (
         f"import sys; sys.modules['pyarrow'] = None; sys.argv = ['celebahq', 'import', {str(path)!r}, "
-        "'--out', 'x.h5']; from celebahq_builder import cli; cli.main()"
+        "'--out', 'x.h5']; from celebahq_builder.__main__ import main; main()"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

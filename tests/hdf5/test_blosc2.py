@@ -24,8 +24,8 @@ PROGRAM = """
 import sys
 if sys.argv.pop(1) == "missing":
     sys.modules["hdf5plugin"] = None
-from celebahq_builder import cli
-cli.main()
+from celebahq_builder.__main__ import main
+main()
 """
 
 

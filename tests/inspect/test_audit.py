@@ -10,6 +10,7 @@ import pytest
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
+from celebahq_builder.inspect import duplicates
 from celebahq_builder.inspect.audit_report import audit
 from celebahq_builder.storage import partial_path
 from tests.browser import check_layout, visit
@@ -74,22 +75,13 @@ def test_all_faults_are_found(channels: int, described: bool, tmp_path: Path) ->
         assert "padding           not known" in text
 
 
-def test_threads_change_nothing(tmp_path: Path) -> None:
-    path = described_file(tmp_path / "a.h5", planted())
-    for threads in (1, 3):
-        audit(path, tmp_path / str(threads), threads=threads)
-    for name in ("audit.json", "index.html"):
-        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
-
-
-def test_limits_of_near_duplicates(tmp_path: Path) -> None:
-    path = theano_file(tmp_path / "a.h5", planted())
-    audit(path, tmp_path / "none", likeness=1.01)
-    assert read(tmp_path / "none")["near"] == []
-    audit(path, tmp_path / "all", distance=255, likeness=-1)
-    assert [len(group) for group in read(tmp_path / "all")["near"]] == [
-        36
-    ]  # 40 without 2 duplicates and 2 of one colour
+def test_duplicates_and_images_of_one_colour_are_no_near_duplicates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "DISTANCE", 255)
+    monkeypatch.setattr(duplicates, "LIKENESS", -1)
+    audit(theano_file(tmp_path / "a.h5", planted()), tmp_path / "out")
+    assert [len(group) for group in read(tmp_path / "out")["near"]] == [36]  # of 40 images
 
 
 @pytest.mark.parametrize(("side", "near", "bars"), [(1, False, False), (8, False, False), (16, True, False)])

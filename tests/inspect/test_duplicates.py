@@ -15,7 +15,6 @@ from celebahq_builder.inspect.duplicates import (
     bits,
     copies,
     distances,
-    equal_groups,
     grey,
     likeness,
     near_groups,
@@ -124,19 +123,13 @@ def test_near_pairs_equal_a_comparison_of_all_pairs(monkeypatch: pytest.MonkeyPa
     assert sum(counted) == 30
 
 
-def test_equal_groups() -> None:
-    assert equal_groups("abcbad") == [[0, 4], [1, 3]]
-
-
-def test_near_groups_need_a_high_correlation(tmp_path: Path) -> None:
+def test_near_groups_need_a_high_correlation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = smooth(12, 32)
     images[7] = recoded(images[1], 95)
     images[9] = recoded(images[7][:, :, ::-1], 95)
     level = LevelReader(theano_file(tmp_path / "a.h5", images))
     hashes, numbers = hashes_of(images), np.arange(12)
     assert near_groups(hashes, numbers, level) == [[1, 7, 9]]
-    assert near_groups(hashes, numbers, level, distance=255) == [[1, 7, 9]]  # all pairs are candidates
-    assert near_groups(hashes, numbers, level, least=1.01) == []
     some = np.array([0, 7, 9, 11])
     assert near_groups(hashes[some], some, level) == [[7, 9]]
     compared = copies([7, 1, 9], level, hashes)
@@ -146,6 +139,10 @@ def test_near_groups_need_a_high_correlation(tmp_path: Path) -> None:
     assert compared[0].likeness == 1
     assert all(one.distance < 40 and one.likeness > 0.95 for one in compared)
     assert compared[2].words.startswith("mirrored, ")
+    monkeypatch.setattr(duplicates, "DISTANCE", 255)
+    assert near_groups(hashes, numbers, level) == [[1, 7, 9]]  # all pairs are candidates
+    monkeypatch.setattr(duplicates, "LIKENESS", 1.01)
+    assert near_groups(hashes, numbers, level) == []
 
 
 def test_pairs_within_a_group_are_not_compared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import WeightsError
+from celebahq_builder.imaging.geometry import normalized_mean_error
 from celebahq_builder.landmarks import crops
 from celebahq_builder.landmarks.detector import FaceDetector
 from celebahq_builder.sources.celeba import read_celeba
 from tests.conftest import SAMPLE
-from tests.landmarks.conftest import error
 
 
 def test_every_face_of_the_sample_is_found_where_its_landmarks_are(detector):
@@ -21,11 +21,11 @@ def test_every_face_of_the_sample_is_found_where_its_landmarks_are(detector):
             continue  # truncated on purpose
         with Image.open(SAMPLE / "img_celeba" / photo.file) as file:
             image = np.asarray(file.convert("RGB"))
-        expected = np.array(photo.landmarks).reshape(5, 2)
-        first = min(detector.detect(image), key=lambda face: error(face.landmarks, expected))
+        expected = photo.points
+        first = min(detector.detect(image), key=lambda face: normalized_mean_error(face.landmarks, expected))
         refined = detector.refine(image, first)
-        assert error(first.landmarks, expected) < 0.35, photo.file
-        assert error(refined.landmarks, expected) < 0.12, photo.file
+        assert normalized_mean_error(first.landmarks, expected) < 0.35, photo.file
+        assert normalized_mean_error(refined.landmarks, expected) < 0.12, photo.file
         assert refined.views == 6
         assert refined.confidence > 0.8
         assert 0 < refined.spread < 0.1
@@ -43,7 +43,7 @@ def test_a_turned_photo(turn_deg, detector, portrait):
     expected = landmarks @ matrix[:, :2].T + matrix[:, 2]
     faces = [detector.refine(turned, face) for face in detector.detect(turned)]
     best = max(faces, key=lambda face: face.confidence)
-    assert error(best.landmarks, expected) < 0.1
+    assert normalized_mean_error(best.landmarks, expected) < 0.1
     assert best.confidence > 0.9
 
 
@@ -72,7 +72,7 @@ def test_a_mirrored_photo_gives_mirrored_landmarks(detector, portrait):
     mirrored = np.ascontiguousarray(image[:, ::-1])
     [other] = [detector.refine(mirrored, one) for one in detector.detect(mirrored)]
     expected = face.landmarks[list(crops.MIRRORED)] * (-1, 1) + (image.shape[1] - 1, 0)
-    assert error(other.landmarks, expected) < 0.05
+    assert normalized_mean_error(other.landmarks, expected) < 0.05
 
 
 def test_small_faces_of_a_large_photo_are_found_from_left_to_right(detector, portrait):
@@ -86,7 +86,7 @@ def test_small_faces_of_a_large_photo_are_found_from_left_to_right(detector, por
     faces = [face for face in detector.detect(group) if face.confidence > 0.6]
     assert len(faces) == 3
     for face, (left, top) in zip(faces, places, strict=True):
-        assert error(face.landmarks, landmarks * factor + (left, top)) < 0.3
+        assert normalized_mean_error(face.landmarks, landmarks * factor + (left, top)) < 0.3
 
 
 def test_an_image_is_not_enlarged_and_one_pixel_is_no_error(detector):

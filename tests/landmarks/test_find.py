@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import RecipeError, SourceError, WeightsError, WorkspaceError
+from celebahq_builder.imaging.geometry import normalized_mean_error
 from celebahq_builder.landmarks.choice import FaceRules
 from celebahq_builder.landmarks.detector import DetectedFace
 from celebahq_builder.landmarks.find import find_landmarks
@@ -27,7 +28,6 @@ from celebahq_builder.sources.folder import read_folder
 from celebahq_builder.storage import RecordLog
 from tests.browser import check_layout, visit, wait_for_image
 from tests.conftest import SAMPLE
-from tests.landmarks.conftest import error
 
 FILES = ("000001.jpg", "000003.jpg", "000006.jpg", "000008.jpg")
 
@@ -58,11 +58,10 @@ def test_table_page_and_counts(photos, yunet, tmp_path):
     }
     assert [row["file"] for row in rows(result.table)] == [*FILES[:3], f"sub/{FILES[3]}"]
     source = read_folder(photos, result.table)
-    expected = {photo.id: photo.landmarks for photo in read_celeba(SAMPLE).photos}
+    expected = {photo.id: photo.points for photo in read_celeba(SAMPLE).photos}
     assert len(source.photos) == 4
     for photo in source.photos:
-        found, given = (np.array(row).reshape(5, 2) for row in (photo.landmarks, expected[photo.id]))
-        assert error(found, given) < 0.12
+        assert normalized_mean_error(photo.points, expected[photo.id]) < 0.12
     lines = list(result.lines())
     assert lines[0] == "6 photos, 4 faces; no face used in 2 photos"
     assert "  NO_FACE: 1; first: nobody.png: the detector found none" in lines
@@ -95,7 +94,7 @@ def test_other_limits_need_no_search(photos, yunet, tmp_path, monkeypatch):
 def test_exif_orientation_is_applied_and_positions_are_those_of_the_stored_image(yunet, tmp_path):
     """A viewer shows the stored pixels turned; the landmarks turn the face upright from the pixels as stored."""
     upright = Image.open(SAMPLE / "img_celeba" / FILES[0]).convert("RGB")
-    expected = np.array(read_celeba(SAMPLE).photos[0].landmarks).reshape(5, 2)
+    expected = read_celeba(SAMPLE).photos[0].points
     width, height = upright.size
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -105,13 +104,11 @@ def test_exif_orientation_is_applied_and_positions_are_those_of_the_stored_image
     exif[274] = 2
     upright.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / "mirror.png", exif=exif)
     find_landmarks(folder, tmp_path / "t.csv", model=yunet, workers=1)
-    source = {
-        photo.id: np.array(photo.landmarks).reshape(5, 2) for photo in read_folder(folder, tmp_path / "t.csv").photos
-    }
+    source = {photo.id: photo.points for photo in read_folder(folder, tmp_path / "t.csv").photos}
     x, y = expected.T
-    assert error(source["side"], np.stack([y, width - 1 - x], axis=1)) < 0.12
+    assert normalized_mean_error(source["side"], np.stack([y, width - 1 - x], axis=1)) < 0.12
     mirrored = np.stack([width - 1 - x, y], axis=1)[[1, 0, 2, 4, 3]]
-    assert error(source["mirror"], mirrored) < 0.12
+    assert normalized_mean_error(source["mirror"], mirrored) < 0.12
     assert height > width
 
 

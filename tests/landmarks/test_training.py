@@ -17,7 +17,15 @@ from celebahq_builder.errors import RecipeError, TrainingError, WorkspaceError, 
 from celebahq_builder.landmarks import training as module
 from celebahq_builder.landmarks.faces import LandmarkFaces
 from celebahq_builder.landmarks.refiner import Refiner
-from celebahq_builder.landmarks.training import FaceBatch, LandmarkRecipe, LandmarkTask, landmark_losses
+from celebahq_builder.landmarks.training import (
+    FaceBatch,
+    LandmarkErrors,
+    LandmarkRecipe,
+    LandmarkTask,
+    landmark_errors,
+    landmark_losses,
+    median_errors,
+)
 from celebahq_builder.models.registry import NetworkShape, find_entry, load_network, parameter_count, verify_weights
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.restoration.publish import export
@@ -25,6 +33,7 @@ from celebahq_builder.storage import lock
 from celebahq_builder.training.checkpoint import checkpoint_paths
 from celebahq_builder.training.interruption import StopRequest
 from tests.landmarks.runs import ONE_STEP, RECIPE, SAMPLE, files, train
+from tests.landmarks.test_refiner import FACE
 from tests.restoration.runs import equal_runs, log_lines
 
 # --- Resuming ---------------------------------------------------------------------------------------------------
@@ -224,6 +233,31 @@ def test_losses_by_hand() -> None:
     expected = [100 * distance.mean(), entropy.mean(), (distance / np.exp(scale) + 2 * scale).mean()]
     tensors = [torch.from_numpy(one).float() for one in (found, scale, heatmaps, true)]
     np.testing.assert_allclose(landmark_losses(*tensors, 1.5).numpy(), expected, rtol=1e-4)
+
+
+# --- Errors -----------------------------------------------------------------------------------------------------
+
+
+def test_a_similarity_has_its_own_errors() -> None:
+    """Rotation and scale about the centre of the crop; the error of a point is its distance to the moved one."""
+    for angle, zoom in ((3.0, 1.0), (-7.0, 1.05), (179.5, 0.9)):
+        t = np.radians(angle)
+        turn = zoom * np.array([[np.cos(t), np.sin(t)], [-np.sin(t), np.cos(t)]])
+        found = (FACE - 50) @ turn + 50
+        errors = landmark_errors(found, FACE)
+        assert errors.rotation_deg == pytest.approx(abs(angle))
+        assert errors.side_percent == pytest.approx(100 * abs(zoom - 1), abs=1e-9)
+        distances = [float(np.linalg.norm(a - b)) for a, b in zip(found, FACE, strict=True)]
+        assert errors.nme == pytest.approx(sum(distances) / 5 / 20)
+
+
+def test_equal_landmarks_have_no_errors() -> None:
+    assert landmark_errors(FACE, FACE) == LandmarkErrors(0.0, 0.0, 0.0)
+
+
+def test_medians_are_those_of_each_error() -> None:
+    errors = [LandmarkErrors(0.1, 5.0, 2.0), LandmarkErrors(0.3, 1.0, 1.0), LandmarkErrors(0.2, 2.0, 9.0)]
+    assert median_errors(errors) == LandmarkErrors(0.2, 2.0, 2.0)
 
 
 # --- Recipes ----------------------------------------------------------------------------------------------------

@@ -126,7 +126,7 @@ def open_photo(
     data = context.read_photo(photo)
     image, notes = open_rgb(data, settings.pixels_max)
     crop = plan_crop(
-        np.asarray(photo.landmarks, dtype=np.float64).reshape(5, 2),
+        photo.points,
         *image.size,
         crop_min_px=settings.crop_min_px,
         inside_min=settings.inside_min,

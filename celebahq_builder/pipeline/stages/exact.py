@@ -82,7 +82,7 @@ class ExactAlignStage(PhotoStage[NoSettings]):
 
 def _crop(face: Face, settings: CropSettings, context: PhotoContext) -> Face:
     image, _, record = open_photo(face.photo, settings, context)
-    quad, zoom = official_align.crop_quad(np.asarray(face.photo.landmarks).reshape(5, 2), context.resolution)
+    quad, zoom = official_align.crop_quad(face.photo.points, context.resolution)
     small, shrink = official_align.shrink(OfficialImage(image, quad, zoom, context.resolution))
     record = replace(record, quad=quad_corners(quad), zoom=float(zoom), shrink=shrink)
     return _as_face(face, official_align.crop_region(small), context).with_record(record)
