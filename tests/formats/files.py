@@ -15,6 +15,14 @@ from celebahq_builder.hdf5.reader import PyramidFile
 from tests.hdf5.files import Images
 from tests.reference import theano_reader
 
+FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
+"""Formats that are written."""
+
+
+def out(folder: Path, to: str) -> Path:
+    """Return the target of an export."""
+    return folder / ("faces.zip" if to == "stylegan-zip" else "faces")
+
 
 def refused(path: Path, **asked: Any) -> str:
     """Import a data set that is refused, and return the message: one line that names it. Nothing is left."""

@@ -17,13 +17,11 @@ import tfrecord
 import webdataset
 from PIL import Image
 
-from celebahq_builder.errors import RecipeError
 from celebahq_builder.formats import load_formats
 from celebahq_builder.formats.conversion import export_file
 from celebahq_builder.imaging.pyramid import build_pyramid
+from tests.formats.files import FORMATS, out
 from tests.hdf5.pyramids import Images, described_file, noise, theano_file, tree
-
-FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
 
 COUNT, SIDE = 37, 16
 
@@ -36,10 +34,6 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quiet_datasets(tmp_path_factory: pytest.TempPathFactory) -> None:
     datasets.disable_progress_bars()
-
-
-def out(folder: Path, to: str) -> Path:
-    return folder / ("faces.zip" if to == "stylegan-zip" else "faces")
 
 
 def made(source: Path, folder: Path, to: str, workers: int = 1, **asked: Any) -> Path:
@@ -198,20 +192,6 @@ def test_images_as_jpeg_and_webp(kind: Any, channels: int, tmp_path: Path) -> No
     assert sizes[0] < sizes[1]
     default = made(source, tmp_path / "default", "images", image_format=kind, workers=2)
     assert tree(default) == tree(files)
-
-
-@pytest.mark.parametrize(
-    ("to", "options", "said"),
-    [
-        ("webdataset", {"image_format": "jpg"}, "^`image_format` has no effect on webdataset; leave it out$"),
-        ("images", {"quality": 90}, "^`quality` has no effect on png files; leave it out, or set `image_format`$"),
-        ("images", {"png_level": 3, "image_format": "jpg"}, "^`png_level` has no effect on jpg files; leave it out"),
-    ],
-)
-def test_options_without_effect(to: str, options: dict[str, Any], said: str, described: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=said):
-        made(described, tmp_path, to, **options)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_images_without_metadata(tmp_path: Path) -> None:

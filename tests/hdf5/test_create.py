@@ -1,6 +1,5 @@
 """Image sets written to HDF5: complete and unchanged, or not at all."""
 
-import errno
 import hashlib
 import json
 import signal
@@ -14,11 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from celebahq_builder.errors import DiskFull, FormatError, WorkspaceError
-from celebahq_builder.hdf5.codecs import Gzip, codec
+from celebahq_builder.errors import FormatError
+from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.hdf5.reader import PyramidFile
-from celebahq_builder.hdf5.writer import PyramidWriter, pack
 from celebahq_builder.image_set import Labels, NamedImage, Pixels
 from celebahq_builder.imaging.pyramid import build_pyramid
 from celebahq_builder.storage import HOST, is_partial_of, partial_path
@@ -256,51 +254,6 @@ def test_a_published_file_is_never_written_to(tmp_path: Path) -> None:
         write_images(arrays(3, 8), path)
     with PyramidFile(path) as file:
         assert file.file.mode == "r"
-
-
-def test_two_writers_of_one_file(tmp_path: Path) -> None:
-    """The second writer is refused, and the file of the first one is complete."""
-    path = tmp_path / "made.h5"
-    writer = PyramidWriter(path, count=1, resolution=4, channels=3, codec=Gzip())
-    with pytest.raises(FormatError, match=r"made\.h5 is being written by another process"):
-        PyramidWriter(path, count=2, resolution=8, channels=3, codec=Gzip())
-    with writer:
-        writer.write(pack([np.full((3, 4, 4), 7, np.uint8)], 4, 3, Gzip()))
-        writer.finish({}, {})
-    with PyramidFile(path) as file:
-        assert (file.count, file.resolution) == (1, 4)
-    assert files(tmp_path) == ["made.h5"]
-
-
-@pytest.mark.parametrize(
-    ("error", "raised", "says"),
-    [
-        (
-            RuntimeError("Can't write data (errno = 28, error message = 'No space left on device')"),
-            DiskFull,
-            "no space",
-        ),
-        (RuntimeError("Unable to flush (error message = 'Disk quota exceeded')"), DiskFull, "no space left to write"),
-        (OSError(errno.EIO, "Input/output error"), WorkspaceError, "Input/output error"),
-        (RuntimeError("another error"), RuntimeError, "^another error$"),
-    ],
-)
-def test_errors_while_writing(
-    error: Exception, raised: type[Exception], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """HDF5 reports a full disk in the text of its errors only."""
-
-    def fails(*_: object, **__: object) -> None:
-        raise error
-
-    path = tmp_path / "data.h5"
-    with PyramidWriter(path, count=3, resolution=4, channels=3, codec=Gzip()) as writer:
-        writer.write(pack(arrays(3, 4).pixels, 4, 3, Gzip()))
-        monkeypatch.setattr(h5py.Group, "create_dataset", fails)
-        with pytest.raises(raised, match=says):
-            writer.finish({"score": np.zeros(3)}, {})
-    monkeypatch.undo()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_keys_of_attributes_are_sorted(tmp_path: Path) -> None:
