@@ -5,10 +5,10 @@ A format is a file of this folder with a `FORMAT`; `MODULES` lists them.
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -51,11 +51,6 @@ class Format:
     """Options of `read` and `write`."""
     target_suffix: str = ""
     """Ending that the target must have."""
-
-    def matches_name(self, path: Path) -> bool:
-        """Return whether the name of a file, or of an entry of a folder, is one of this format."""
-        entries = [one.name for one in path.iterdir()] if path.is_dir() else [path.name]
-        return any(fnmatchcase(entry, name) for name in self.names for entry in entries)
 
     def open(
         self,
@@ -130,7 +125,8 @@ def recognise(path: Path, remedy: str = "give a folder of images, or its `format
     if not path.exists():
         raise FormatError(f"{path} does not exist")
     try:
-        by_name = [one for one in load_formats().values() if one.matches_name(path)]
+        entries = [one.name for one in path.iterdir()] if path.is_dir() else [path.name]
+        by_name = [one for one in load_formats().values() if any(fnmatch.filter(entries, name) for name in one.names)]
         certain = [one for one in by_name if path.is_dir() and one.beside_images]
         by_contents = (one for one in load_formats().values() if one.recognise and one.recognise(path))
         found = next(iter(certain), None) or next(by_contents, None) or next(iter(by_name), None)

@@ -214,11 +214,7 @@ def _first_images(source: DataSet, count: int) -> DataSet:
 
 
 def _checked_images(source: DataSet, path: Path) -> DataSet:
-    """Return a data set whose images are compared with the hashes in its metadata, if there are any.
-
-    Raises:
-        FormatError: while reading: an image does not have its hash.
-    """
+    """Return a data set whose images are compared with the hashes in its metadata, if there are any."""
     hashes = source.metadata.columns.get("sha256")
     if not isinstance(hashes, list):
         return source

@@ -300,11 +300,7 @@ KINDS_SHOWN = 4
 
 
 def _mixture(kinds: Counter[_Kind]) -> str:
-    """Describe a set that mixes kinds of images, such as photos and masks, which resizing would not separate.
-
-    Returns:
-        The kinds, their places, and how to take one of them; empty for images of one kind in several sizes.
-    """
+    """Describe a set that mixes kinds of images, such as photos and masks, which resizing would not separate; or ""."""
     few_sizes = len({kind.size for kind in kinds}) <= KINDS_SHOWN
     if _decides(kinds, "folder", "colours") or (few_sizes and _decides(kinds, "folder", "size")):
         key, remedy = "folder", "give one of these folders (unpack an archive first)"

@@ -253,12 +253,10 @@ def _typed(key: str, values: list[str]) -> list[object]:
         return list(values)
     if all(value.lower() in ("true", "false") for value in given):
         return [value.lower() == "true" if value else None for value in values]
-    if all(NUMBER.fullmatch(value) and value not in ("+", "-", ".") for value in given):
-        try:
-            whole = all(value.lstrip("+-").isdigit() for value in given)
-            return [(int(value) if whole else float(value)) if value else None for value in values]
-        except ValueError:
-            pass
+    if all(map(NUMBER.fullmatch, given)):
+        parse = int if all(value.lstrip("+-").isdigit() for value in given) else float
+        with contextlib.suppress(ValueError):  # of "." and "e5", for instance
+            return [parse(value) if value else None for value in values]
     return list(values)
 
 

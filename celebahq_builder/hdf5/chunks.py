@@ -90,8 +90,10 @@ def chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
     shape = tuple(dataset.chunks)
     grid = tuple(-(-length // part) for length, part in zip(dataset.shape, shape, strict=True))
     missing = math.prod(grid) - dataset.id.get_num_chunks()  # before memory for that many chunks is taken
-    codec = codec_of(dataset)
-    if missing <= 0 and codec is not None:
+    if missing <= 0:
+        codec = codec_of(dataset)
+        if codec is None:
+            return None
         table = ChunkTable(shape, np.full(grid, -1, np.int64), np.zeros(grid, np.int64), np.zeros(grid, bool), codec)
 
         def enter(chunk: h5py.h5d.StoreInfo) -> None:
@@ -104,9 +106,7 @@ def chunk_table(dataset: h5py.Dataset) -> ChunkTable | None:
         missing = int((table.offsets < 0).sum())
         if not missing:
             return table
-    if missing > 0:
-        raise FormatError(f"{where} lacks {missing} of its {math.prod(grid)} chunks; {REMEDY}")
-    return None
+    raise FormatError(f"{where} lacks {missing} of its {math.prod(grid)} chunks; {REMEDY}")
 
 
 # --- Reading -----------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ class LevelReader:
         """Return the file's descriptor; a forked process shares that of its parent, as `pread` moves no position."""
         if self._file is None:
             try:
-                self._file = os.open(self._absolute, os.O_RDONLY | os.O_CLOEXEC)
+                self._file = os.open(self._absolute, os.O_RDONLY)
             except OSError as error:
                 raise FormatError(f"{self.path} cannot be opened any more: {error.strerror}") from None
             weakref.finalize(self, os.close, self._file)

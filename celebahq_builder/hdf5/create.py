@@ -118,11 +118,7 @@ def _labels_beside(path: Path, labels: Labels | None) -> Iterator[None]:
 
 
 def _labels_exist(path: Path, labels: Labels) -> bool:
-    """Return whether these labels are next to `path` already, as after a kill between labels and HDF5 file.
-
-    Raises:
-        FormatError: other labels lie there.
-    """
+    """Return whether these labels are next to `path` already, as after a kill between labels and HDF5 file."""
     beside = labels_path(path)
     if not beside.exists():
         return False

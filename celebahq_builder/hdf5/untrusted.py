@@ -88,11 +88,7 @@ def file_identity(file: Path | int) -> FileIdentity:
 
 
 def _check_signature(path: Path) -> None:
-    """Check that a path is a regular file with HDF5's signature.
-
-    Raises:
-        FormatError: it is not.
-    """
+    """Check that a path is a regular file with HDF5's signature."""
     if not path.exists():
         raise FormatError(f"{path} does not exist; check the path")
     if kind := irregular_kind(path.stat()):
@@ -107,18 +103,12 @@ def _check_signature(path: Path) -> None:
                 return
             place = max(512, 2 * place)
     found = next((name for signature, name in OTHER_SIGNATURES.items() if begin.startswith(signature)), None)
-    reason = (
-        "it is empty" if not size else f"it starts with the signature of {found}" if found else "it has no signature"
-    )
+    reason = f"it starts with the signature of {found}" if found else "it has no signature" if size else "it is empty"
     raise FormatError(f"{path} is not an HDF5 file: {reason}; give the path of another file")
 
 
 def _check_in_child(path: Path) -> None:
-    """Let a child process check a file.
-
-    Raises:
-        FormatError: the file has a problem, or the child process met a limit or was killed.
-    """
+    """Let a child process check a file, and raise its verdict, or its end by a limit, as a FormatError."""
     paths = os.pathsep.join(str(Path(one).absolute()) for one in sys.path)
     command = [sys.executable, "-P", "-m", __name__, str(path.absolute())]
     environment = {**os.environ, "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}

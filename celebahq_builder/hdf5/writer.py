@@ -311,11 +311,7 @@ def _check_text(column: str, texts: Sequence[str]) -> None:
 
 
 def _open_partial(path: Path) -> tuple[Path, BinaryIO]:
-    """Make the partial file of `path` and lock it; delete those of dead processes.
-
-    Raises:
-        FormatError: another process, or another writer of this one, is writing the same file.
-    """
+    """Make the partial file of `path` and lock it; delete those of dead processes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for other in sorted(path.parent.iterdir()):
         if not is_partial_of(other.name, path.name) or other.is_symlink():

@@ -217,7 +217,7 @@ def _open_lock_file(path: Path, what: str, argument: str) -> FileIO:
     """Open the lock file of a folder; make both if they do not exist."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
             raise _foreign(path, argument) from None
@@ -284,11 +284,7 @@ class _Attempt:
         """Clock of the file server, minus that of this process."""
 
     def flock(self, descriptor: int) -> None:
-        """Take the `flock`, where the file system has one.
-
-        Raises:
-            WorkspaceLocked: another process has it.
-        """
+        """Take the `flock`, where the file system has one; raise WorkspaceLocked if another process has it."""
         until_s = time.monotonic() + SETTLE_S
         while True:
             taken = try_flock(descriptor)
@@ -304,12 +300,7 @@ class _Attempt:
             time.sleep(RETRY_S)
 
     def claim(self) -> None:
-        """Win the right to write the next holder's line.
-
-        Raises:
-            WorkspaceLocked: the holder is alive, or another process has won.
-            WorkspaceError: the folder was deleted meanwhile.
-        """
+        """Win the right to write the next holder's line; raise WorkspaceLocked if another process has or wins it."""
         try:
             while True:
                 line = _fresh_line(self.path)
@@ -328,7 +319,7 @@ class _Attempt:
         while True:
             claim = self.path.with_name(f"{LOCK_NAME}.{hashlib.sha256(line).hexdigest()[:16]}")
             try:
-                descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
                 try:
                     content = _read_fresh(claim)
@@ -354,14 +345,9 @@ class _Attempt:
         self.claims = []
 
     def _is_over(self, path: Path, line: bytes) -> bool:
-        """Return whether the process of a line is dead. Otherwise, wait a moment, as long as it may be.
+        """Return whether the process of a line is dead; wait a moment if it may be; raise WorkspaceLocked if it is not.
 
-        Args:
-            path: the lock file or a claim.
-            line: its line; may be empty for a claim.
-
-        Raises:
-            WorkspaceLocked: the process is alive.
+        The path is that of the lock file, or of a claim, whose line may be empty.
         """
         holder = Holder.parse(line)
         if holder and (not holder.machine or (self.flocked and holder.machine == MACHINE) or holder.has_ended()):
@@ -435,7 +421,7 @@ def _fresh_line(path: Path) -> bytes:
 
 
 def _read_fresh(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         return os.pread(descriptor, 1000, 0)
     finally:

@@ -228,11 +228,19 @@ def staging(target: Path, plan: dict[str, object], *, replace_empty: bool = Fals
             if _can_resume(error):
                 raise
             _discard(root, held, made)
-            if isinstance(error, OSError):
-                raise _storage_error(error, target) from None
-            if isinstance(error, DiskFull):
-                raise _disk_full(target) from None
-            raise
+            known = as_storage_error(error, target) if isinstance(error, OSError) else error
+            if isinstance(known, DiskFull):
+                raise DiskFull(
+                    f"no space left to write {target}; its parts are deleted; free some space and run the same command "
+                    "again"
+                ) from None
+            if isinstance(known, OSError):
+                raise FormatError(
+                    f"{target} cannot be written: {error}; check the path, or choose another `out`"
+                ) from None
+            if known is error:
+                raise
+            raise known from None
         if not held.intact:
             raise _vanished(root, target)
         _discard(root, held, [])
@@ -254,11 +262,7 @@ def check_staging_target(target: Path, *, replace_empty: bool = False) -> None:
 
 
 def _check_ours(root: Path, target: Path) -> None:
-    """Check that a staging folder, if it exists, was made by this package for this target and holds no links.
-
-    Raises:
-        FormatError: it is not ours, or holds a link.
-    """
+    """Check that a staging folder, if it exists, was made by this package for this target and holds no links."""
     if not os.path.lexists(root):
         return
     ours = root.is_dir() and not root.is_symlink()
@@ -332,19 +336,4 @@ def _vanished(root: Path, target: Path) -> FormatError:
     return FormatError(
         f"{root} was deleted or replaced while this command wrote {target} in it; leave it alone, and run the same "
         "command again"
-    )
-
-
-def _storage_error(error: OSError, target: Path) -> CelebAHQError:
-    known = as_storage_error(error, target)
-    if isinstance(known, DiskFull):
-        return _disk_full(target)
-    if isinstance(known, CelebAHQError):
-        return known
-    return FormatError(f"{target} cannot be written: {error}; check the path, or choose another `out`")
-
-
-def _disk_full(target: Path) -> DiskFull:
-    return DiskFull(
-        f"no space left to write {target}; its parts are deleted; free some space and run the same command again"
     )

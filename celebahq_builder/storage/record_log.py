@@ -130,7 +130,7 @@ class RecordLog:
         """Write a line at the end and return its position."""
         try:
             start = self._file.seek(0, os.SEEK_END)
-            self._file.write(json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n")
+            self._file.write(_encode(line))
             self._file.flush()
         except OSError as error:
             raise as_storage_error(error, self.path) from error
@@ -139,7 +139,7 @@ class RecordLog:
     def _begin(self) -> None:
         if try_flock(self._file.fileno()) is False:
             raise WorkspaceError(f"{self.path} is being written by another process; wait for it")
-        header = json.dumps(self._header, separators=(",", ":")).encode("ascii") + b"\n"
+        header = _encode(self._header)
         first = self._file.readline(MAX_JSON_BYTES)
         if not header.startswith(first) and not self._is_own(first):
             raise WorkspaceError(
@@ -153,10 +153,9 @@ class RecordLog:
                 elif first == header and isinstance(table["record"], dict):
                     self._places[table["file"]] = (start, table["size_bytes"], table["mtime_ns"])
         if first != header:
-            written = [json.dumps({"written": one}, separators=(",", ":")) for one in sorted(self._written)]
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(header + "".join(f"{line}\n" for line in written).encode("ascii"))
+            self._file.writelines((header, *(_encode({"written": one}) for one in sorted(self._written))))
             self._file.flush()
 
     def _is_own(self, first: bytes) -> bool:
@@ -177,3 +176,7 @@ class RecordLog:
                 self._file.write(b"\n")
                 self._file.flush()
                 return
+
+
+def _encode(line: Mapping[str, object]) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode("ascii") + b"\n"
