@@ -12,7 +12,8 @@ from typing import Any, Literal
 from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError, RecipeError, printable
 from celebahq_builder.formats import Option, find_format, load_formats, recognise
-from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
+from celebahq_builder.formats.export_job import ExportJob
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import OWN_COLUMNS, write_images
 from celebahq_builder.hdf5.labels import encode_labels, labels_path

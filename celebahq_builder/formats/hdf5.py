@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -26,7 +25,6 @@ from celebahq_builder.image_set import (
     Pixels,
     attribute_labels,
 )
-from celebahq_builder.imaging.image_io import PNG_LEVEL, QUALITY, ImageFormat
 from celebahq_builder.storage import sha256
 
 BLOCK_BYTES = 16 * 2**20
@@ -163,32 +161,3 @@ def read(path: Path) -> DataSet:
 
 
 FORMAT = Format("hdf5", read, recognise=_is_hdf5)
-
-
-# --- Export
-
-JOB_IMAGES = 32
-"""Images that a worker writes at a time, where the format does not decide it."""
-
-
-@dataclass(frozen=True)
-class ExportJob:
-    """One export, as a writer and its worker processes receive it."""
-
-    level: LevelImageSet
-    name: str
-    """Name of the target, with which the names of its files begin."""
-    workers: int
-    shuffle: bool = False
-    shard: int = 1000
-    """Images per shard."""
-    png_level: int = PNG_LEVEL
-    """PNG compression, 0 to 9."""
-    image_format: ImageFormat = "png"
-    quality: int = QUALITY
-    """Quality of JPEG and WebP files, 1 to 100."""
-
-    def parts(self, size: int = JOB_IMAGES) -> list[range]:
-        """Return the image numbers, cut into ranges of `size`."""
-        count = self.level.count
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]

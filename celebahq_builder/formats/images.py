@@ -13,7 +13,7 @@ from pathlib import Path
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, RecipeError, printable
 from celebahq_builder.formats import Format
-from celebahq_builder.formats.hdf5 import ExportJob
+from celebahq_builder.formats.export_job import ExportJob, open_new
 from celebahq_builder.formats.image_file import (
     CROPS,
     Encoded,
@@ -35,7 +35,6 @@ from celebahq_builder.formats.image_tables import (
     read_celeba_tables,
 )
 from celebahq_builder.formats.records import file_names, image_records
-from celebahq_builder.formats.shards import open_new
 from celebahq_builder.image_set import DataSet, Described, FolderListing, list_folder, utf8_name, walk_folder
 from celebahq_builder.imaging.image_io import encode_image
 from celebahq_builder.storage import Staging, open_file, read_file, write_atomic

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import Format
-from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
+from celebahq_builder.formats.export_job import ExportJob, ShardFile, write_shards
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.formats.image_file import Encoded, common_size, encoded_images, read_header
 from celebahq_builder.formats.isolated import run_isolated
 from celebahq_builder.formats.parquet_rows import ParquetFacts, parquet_columns, parquet_facts, parquet_images
@@ -33,7 +34,7 @@ from celebahq_builder.formats.records import (
     parse_records,
     with_boolean_labels,
 )
-from celebahq_builder.formats.shards import ShardFile, shard_files, write_shards
+from celebahq_builder.formats.shards import shard_files
 from celebahq_builder.image_set import DataSet, Described, Metadata
 from celebahq_builder.limits import MAX_CHUNK_BYTES
 from celebahq_builder.storage import Staging
@@ -96,23 +97,19 @@ def read(path: Path, resize: int | None = None, split: str | None = None) -> Dat
     def read_files(_: Sequence[int]) -> Iterator[Encoded]:
         return run_isolated(path, parquet_images, files, facts.counts, facts.image, memory_bytes=facts.memory_bytes)
 
-    table = _read_columns(path, files, facts)
-    names = table.pop(_PATHS, [])
-    if len(set(names)) < count or not all(isinstance(name, str) and name for name in names):
+    table, names = _read_columns(path, files, facts)
+    if not all(isinstance(name, str) and name for name in names) or len(set(names)) < count:
         names = [f"{number:08d}" for number in range(count)]
     described = dataclasses.replace(_parse_columns(table, facts.class_names, path), names=list(map(str, names)))
     headers = (read_header(io.BytesIO(data), where, len(data)) for where, data in read_files(range(count)))
     return encoded_images(described, common_size(headers, resize), read_files, resize)
 
 
-_PATHS = ""
-"""Key of the column of paths in the table that `_read_columns` returns; no column of HDF5 has this name."""
-
 Table = dict[str, NDArray[np.generic] | list[object]]
 
 
-def _read_columns(path: Path, files: list[Path], facts: ParquetFacts) -> Table:
-    """Return all columns but the images: arrays of N numbers, or of N lists of equally many, or lists of values."""
+def _read_columns(path: Path, files: list[Path], facts: ParquetFacts) -> tuple[Table, list[object]]:
+    """Return all other columns (arrays of N numbers or N rows of numbers, lists of values), and the images' paths."""
     parts: dict[str, list[NDArray[np.generic] | list[object]]] = {}
     left = max(METADATA_BYTES, METADATA_RATIO * sum(file.stat().st_size for file in files))
     columns = [*facts.others, *([f"{facts.image}.path"] if facts.has_paths else [])]
@@ -123,10 +120,8 @@ def _read_columns(path: Path, files: list[Path], facts: ParquetFacts) -> Table:
         if left < 0:
             bomb = "metadata that unpacks to many times the size of the file"
             raise FormatError(f"{path} has {bomb}; it looks like a decompression bomb, delete it")
-    if facts.has_paths:
-        paths = [row for part in parts.pop(facts.image, []) for row in part]
-        parts[_PATHS] = [[row.get("path") if isinstance(row, dict) else None for row in paths]]
-    return {name: _joined(several) for name, several in parts.items()}
+    paths = [row.get("path") if isinstance(row, dict) else None for part in parts.pop(facts.image, ()) for row in part]
+    return {name: _joined(several) for name, several in parts.items()}, paths
 
 
 def _joined(parts: list[NDArray[np.generic] | list[object]]) -> NDArray[np.generic] | list[object]:

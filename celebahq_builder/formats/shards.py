@@ -1,25 +1,13 @@
-"""Data sets of several files of equally many images."""
+"""Files of one data set that are called shards: which of a folder belong together, and their order."""
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats.hdf5 import ExportJob
-from celebahq_builder.formats.records import image_records
-from celebahq_builder.image_set import Record
-from celebahq_builder.imaging.image_io import encode_png
-from celebahq_builder.storage import Staging
 
 log = logging.getLogger(__name__)
 
@@ -111,67 +99,3 @@ def _log_others(path: Path, others: list[str]) -> None:
     if rest:
         some = ", ".join(f"{times} {suffix}" for suffix, times in rest.most_common(5))
         log.info("%s: ignored %d other files: %s", path, rest.total(), some)
-
-
-@dataclass(frozen=True)
-class ShardFile:
-    """A file to be written, and its images."""
-
-    export: ExportJob
-    path: Path
-    numbers: range
-    names: list[str]
-    """Names of these images."""
-
-    def samples(self) -> Iterator[tuple[str, bytes, Record]]:
-        """Yield the name, the PNG file, and the metadata and labels of each image."""
-        level = self.export.level
-        records = image_records(level, self.numbers)
-        for name, record, pixels in zip(self.names, records, level.pixels(self.numbers), strict=True):
-            yield name, encode_png(pixels, self.export.png_level), record
-
-
-@contextmanager
-def open_new(path: Path) -> Iterator[BinaryIO]:
-    """Open a file under a temporary name, and give it its own when it is complete."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-
-
-def write_shards(
-    export: ExportJob,
-    stage: Staging,
-    names: list[str],
-    file_name: Callable[[int, int], str],
-    write: Callable[[ShardFile, BinaryIO], None],
-) -> Iterator[int]:
-    """Write all shards that do not exist yet; yields what `Format.write` yields.
-
-    Args:
-        stage: folder of the unfinished export.
-        file_name: function of a shard's number and the number of shards.
-        write: function that writes one shard to a file; importable by name.
-    """
-    stage.data.mkdir(exist_ok=True)
-    parts = export.parts(export.shard)
-    paths = [stage.data / file_name(number, len(parts)) for number in range(len(parts))]
-    jobs, done = [], 0
-    for part, path in zip(parts, paths, strict=True):
-        if path.exists():
-            done += len(part)
-        else:
-            jobs.append(ShardFile(export, path, part, names[part.start : part.stop]))
-    yield done
-    yield from parallel.run(functools.partial(_write_shard, write), jobs, workers=export.workers)
-    stage.check(paths)
-
-
-def _write_shard(write: Callable[[ShardFile, BinaryIO], None], shard: ShardFile) -> int:
-    """Write a shard, and return the number of its images."""
-    with open_new(shard.path) as file:
-        write(shard, file)
-    return len(shard.numbers)

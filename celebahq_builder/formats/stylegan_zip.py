@@ -19,7 +19,7 @@ from typing import IO, BinaryIO
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import Format
-from celebahq_builder.formats.hdf5 import ExportJob
+from celebahq_builder.formats.export_job import ExportJob
 from celebahq_builder.formats.image_file import Encoded, Header, common_size, encoded_images, read_header
 from celebahq_builder.formats.image_tables import LABELS, ImageTables, check_listing
 from celebahq_builder.formats.records import check_name, class_numbers

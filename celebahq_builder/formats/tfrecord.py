@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from celebahq_builder import parallel
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import REMEDY, Format
-from celebahq_builder.formats.hdf5 import ExportJob, LevelImageSet
+from celebahq_builder.formats.export_job import ExportJob
+from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.labels import encode_labels, load_labels
 from celebahq_builder.image_set import DataSet, NamedImage, Pixels
 from celebahq_builder.imaging.pyramid import is_power_of_two, levels

@@ -23,10 +23,10 @@ from typing import BinaryIO
 
 from celebahq_builder.errors import FormatError, printable
 from celebahq_builder.formats import Format, image_file
-from celebahq_builder.formats.hdf5 import ExportJob
+from celebahq_builder.formats.export_job import ExportJob, ShardFile, write_shards
 from celebahq_builder.formats.image_file import Encoded, Header, encoded_images
 from celebahq_builder.formats.records import file_names, parse_records
-from celebahq_builder.formats.shards import ShardFile, shard_files, write_shards
+from celebahq_builder.formats.shards import shard_files
 from celebahq_builder.formats.tar import Member, members, open_tar
 from celebahq_builder.image_set import IMAGE_SUFFIXES, DataSet, Record
 from celebahq_builder.storage import Staging, parse_json
