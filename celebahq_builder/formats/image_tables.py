@@ -7,7 +7,7 @@ import csv
 import logging
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -134,7 +134,7 @@ class ImageTables:
         names: dict[str, None] = {}
         known = {nfc(name): name for name in self.images}
 
-        def records() -> Iterator[Record]:
+        def records() -> Generator[Record, None, None]:
             with self._open(table) as file:
                 for line, record in (_csv_records if is_csv else _json_records)(file, where):
                     name = record.pop("file_name", None)
@@ -152,7 +152,8 @@ class ImageTables:
                     names[path] = None
                     yield record
 
-        described = parse_records(records(), where)
+        with contextlib.closing(records()) as rows:  # so that an error closes the table
+            described = parse_records(rows, where)
         extra = sorted(set(self.images) - set(names))
         if extra:
             fault = f"does not name {printable(extra[0])} ({len(extra)} such)"

@@ -20,6 +20,9 @@ from celebahq_builder.limits import MAX_CHUNK_BYTES, MAX_ITEMS
 
 log = logging.getLogger(__name__)
 
+COLUMNS_MAX = 10_000
+"""Different keys in the metadata of a data set: each becomes a column with a value for every image."""
+
 NAME_MAX_BYTES = 240
 """Length of one part of a path, so that an ending still fits into the 255 bytes of most file systems."""
 
@@ -220,7 +223,11 @@ def parse_records(records: Iterable[Record], where: Path) -> Described:
     if any(value is not None for value in classes):
         numbers, words = number_words(classes, where)
         labels = parse_labels(numbers or classes, where)
-        named = {number: str(name) for number, name in zip(classes, class_names, strict=True) if name is not None}
+        named = {
+            number: str(name)
+            for number, name in zip(classes, class_names, strict=True)
+            if _is_class_number(number) and name is not None
+        }
         if not words and len(named) == labels.shape[1]:
             words = tuple(named[number] for number in range(labels.shape[1]))
         return Described(metadata, labels, words)
@@ -268,7 +275,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
         where: file that an error names.
 
     Raises:
-        FormatError: lists of different shapes under one key, or a key that cannot name a column of HDF5.
+        FormatError: lists of different shapes under one key, a key that cannot name a column of HDF5, or too many keys.
 
     Example:
         >>> from_records([{"id": "a", "score": 0.5}, {"id": "b"}], Path("metadata.jsonl")).columns
@@ -286,6 +293,11 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
                     )
                 value = list(value.values())
             values.setdefault(key, [None] * count).append(value)
+        if len(values) > COLUMNS_MAX:
+            raise FormatError(
+                f"{where}: images 0 to {count} have {len(values)} different keys, expected at most {COLUMNS_MAX}; "
+                "remove some, or keep what has many names under one key"
+            )
         for column in values.values():
             column += [None] * (count + 1 - len(column))
     return Metadata({key: _column(key, column, where) for key, column in values.items()}, names)

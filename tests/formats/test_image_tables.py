@@ -87,6 +87,20 @@ def test_metadata_jsonl_of_other_programs(kind: str, tmp_path: Path) -> None:
 
 
 @KINDS
+def test_names_of_classes(kind: str, tmp_path: Path) -> None:
+    """Labels that are lists have no names of classes."""
+    found = []
+    for values in ((1, 0, 0), ([0, 1], [1, 0], [1, 0])):
+        lines = [
+            json.dumps({"file_name": name, "label": value, "label_name": "ab"[number]})
+            for (name, number), value in zip(CLASSES, values, strict=True)
+        ]
+        found.append(opened(kind, tmp_path / str(len(found)), {**IMAGES, "metadata.jsonl": "\n".join(lines)}))
+    assert [images.labels.tolist() for images in found] == [[[0, 1], [1, 0], [1, 0]]] * 2
+    assert [images.label_names for images in found] == [("a", "b"), ()]
+
+
+@KINDS
 def test_metadata_csv(kind: str, tmp_path: Path) -> None:
     rows = ["file_name,id,age,score,text,label", 'cat/1.png,007,3,0.5,"a,b",1', "cat/0.png,008,,1e3,,0", ""]
     rows += ["dog/0.png,009,5,-2,c,1"]
@@ -145,11 +159,16 @@ def test_names_in_another_unicode_form(kind: str, tmp_path: Path) -> None:
         ("metadata.jsonl", b"{" * 2**21, "metadata.jsonl:1 has more than 1048576 bytes"),
         ("metadata.jsonl", b"[" * 10_000, "metadata.jsonl:1 is not a JSON object"),
         ("metadata.jsonl", b"\n" * 100_000, "metadata.jsonl has more than 65536 blank lines"),
+        (
+            "metadata.jsonl",
+            json.dumps({"file_name": "cat/0.png", **{f"k{i}": 1 for i in range(10_001)}}).encode(),
+            "metadata.jsonl: images 0 to 0 have 10001 different keys, expected at most 10000",
+        ),
         ("metadata.csv", b"file_name\n" + b"," * 2**21, "metadata.csv:2 has more than 1048576 bytes"),
         ("dataset.json", b'{"labels": [' + b"[]," * 2**20 + b"[]]}", "dataset.json has 1048579 lists for 3 images"),
         ("dataset.json", b'{"labels": [' * 90_000, "dataset.json has 180000 lists"),
     ],
-    ids=["long line", "deep", "blank lines", "long row", "lists", "deep lists"],
+    ids=["long line", "deep", "blank lines", "many keys", "long row", "lists", "deep lists"],
 )
 def test_hostile_tables(kind: str, table: str, data: bytes, expected_text: str, tmp_path: Path) -> None:
     with pytest.raises(FormatError) as raised:
