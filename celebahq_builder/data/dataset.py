@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """Images of a minibatch."""
 
     pixels: Tensor
-    """uint8 [n, C, R, R], mirrored where they were drawn so."""
+    """uint8 [n, C, R, R]; some are mirrored, as drawn by the order."""
     labels: Tensor | None
     """float32 [n, classes]; None if the data set was opened without labels."""
     numbers: Tensor

@@ -1,4 +1,4 @@
-"""CIFAR-10 as its authors publish it; its pickles are read without running what they name."""
+"""CIFAR-10 as its authors publish it; its pickles are read without executing the code that they name."""
 
 from __future__ import annotations
 
@@ -25,22 +25,16 @@ class _Type:
     def __init__(self, name: object, *_: object) -> None:
         self.name = name.decode("latin-1") if isinstance(name, bytes) else name
 
-    def set_state(self, state: object) -> None:
-        """Ignore byte order and alignment, which single bytes do not have."""
-
 
 class _Array:
     """Replaces numpy.ndarray; `state` is the pickled one: ``(1, shape, type, fortran order, bytes)``."""
 
-    state: tuple[object, ...] = ()
-
     def __init__(self, *_: object) -> None:
-        pass
-
-    def set_state(self, state: object) -> None:
-        self.state = state if isinstance(state, tuple) else ()
+        self.state: object = None
 
     def to_numpy(self) -> NDArray[np.uint8]:
+        if not isinstance(self.state, tuple) or len(self.state) != 5:
+            raise ValueError("an array without a state")
         _, shape, kind, fortran, data = self.state
         if not isinstance(kind, _Type) or kind.name != "u1" or fortran or not isinstance(data, bytes):
             raise ValueError("an array that is not of bytes in C order")
@@ -159,9 +153,10 @@ def _interpret(data: bytes) -> object:
                 stack.append(made)
             case "BUILD":
                 state, target = stack.pop(), stack[-1]
-                if not isinstance(target, (_Array, _Type)):
+                if isinstance(target, _Array):
+                    target.state = state
+                elif not isinstance(target, _Type):  # its byte order and alignment do not matter to single bytes
                     raise ValueError("the state of something that is not an array")
-                target.set_state(state)
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 memo[int(argument or 0)] = stack[-1]
             case "MEMOIZE":

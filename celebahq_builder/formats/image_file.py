@@ -28,7 +28,7 @@ from celebahq_builder.outcome import Rejection
 from celebahq_builder.storage import open_file
 
 THREADS = 4
-"""Images that are decoded at the same time; Pillow's decoders release Python's lock."""
+"""Images that are decoded at the same time; Pillow's decoders release the GIL."""
 
 LARGE_PX = 4096
 """From this resolution on, images are decoded one by one, because several decoded ones would take much memory."""

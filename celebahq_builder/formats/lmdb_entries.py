@@ -51,7 +51,7 @@ def _cursor(path: Path) -> Iterator[tuple[Any, int]]:
 
 
 def lmdb_facts(path: Path, names: list[str]) -> Iterator[LmdbFacts]:
-    """Yield the facts of an LMDB; `names` are those of which to find the first unknown."""
+    """Yield the facts of an LMDB; the first of `names` that no entry has is one of them."""
     with _cursor(path) as (cursor, count):
         unknown = next((name for name in names if not name or not cursor.set_key(name.encode())), None)
         first: dict[int, bytes] = {}

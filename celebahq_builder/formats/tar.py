@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = tarfile.BLOCKSIZE
 
 HEADER_MAX_BYTES = 1 << 14
-"""Maximum size of a name or another extended header: `tarfile` needs the square of the time for one of digits only."""
+"""Maximum size of a name or another extended header: `tarfile` takes quadratic time for one that consists of digits."""
 
 ENDING_MAX_BYTES = 1 << 26
 """Maximum length of the zeros after the end of an archive; tar fills its last record, usually to 10 kB."""
@@ -32,7 +32,7 @@ PADDING_MAX_BYTES = 1 << 22
 """Maximum number of zeros in a row in a file that gzip compressed."""
 
 UNPACKED_RATIO = 200
-"""An archive that gzip makes smaller than that is a decompression bomb; images and pixels shrink little."""
+"""An archive that unpacks to more than so many times its size is a decompression bomb; images compress little."""
 
 COMPRESSIONS = {
     b"BZ": ("bzip2", "bunzip2"),

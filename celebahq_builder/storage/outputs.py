@@ -40,7 +40,7 @@ PLAN = "plan.json"
 MADE_BY = "celebahq_builder"
 
 OWN_NAMES = ("done", "checkpoint.json", "new", "left", "gone", "data", PLAN)
-"""Names in ``OUT.partial``, besides the lock, in the order in which they are deleted; nothing else in it ever is.
+"""Names in ``OUT.partial``, besides the lock, in the order in which they are deleted. Nothing else in it is deleted.
 
 The notes of what is done go before the data, and the plan, by which the folder is recognized, goes last.
 """
