@@ -251,7 +251,7 @@ def try_flock(descriptor: int) -> bool | None:
 
 
 def last_holder(root: Path) -> Holder | None:
-    """Return the holder of a folder that seems to be alive, or None; for a message, without any change to the folder."""
+    """Return the holder of a folder that seems to be alive, or None; for messages, without changing the folder."""
     path = root / LOCK_NAME
     try:
         signed_s = path.stat().st_mtime

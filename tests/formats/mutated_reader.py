@@ -5,13 +5,17 @@ the imports take seconds. It prints a line for each reader, the numbers of both,
 mutation that raises anything else.
 """
 
+import functools
 import gc
 import gzip
+import itertools
+import json
 import logging
 import os
 import resource
 import struct
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,16 +26,20 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from celebahq_builder.errors import CelebAHQError
-from celebahq_builder.formats import cifar10, lsun, mnist, parquet, tfrecord, webdataset
+from celebahq_builder.formats import cifar10, images, lsun, mnist, parquet, stylegan_zip, tfrecord, webdataset
 from celebahq_builder.image_set import ImageSet
+from celebahq_builder.parallel import peak_memory_bytes
 from tests.formats import test_cifar10, test_lsun, test_mnist
-from tests.formats.files import coded
+from tests.formats.files import coded, zipped
 from tests.formats.test_parquet_reader import table
 from tests.formats.test_webdataset_reader import shard
 from tests.hdf5.pyramids import noise
 
 MEMORY_BYTES = 4 << 30
 """Address space, of which Python and the libraries need 2 GB."""
+
+RESIDENT_BYTES = 1 << 30
+"""Memory that reading and refusing may need."""
 
 MUTATIONS = st.lists(
     st.one_of(
@@ -67,6 +75,66 @@ def mutate(data: bytes, mutations: list[tuple[str, float, int]]) -> bytes:
 
 Reader = tuple[Path, bytes, Callable[[bytes], bytes], Callable[[], ImageSet]]
 """File to write, its valid content before it is packed, the packing, and the reader."""
+
+IMAGE_FILES = {
+    "a.png": coded(noise(1, 8)[0]),
+    "b.jpg": coded(noise(1, 8, seed=1)[0], "jpeg"),
+    "c.webp": coded(noise(1, 8, seed=2)[0], "webp"),
+    "d.tif": coded(noise(1, 8, seed=3)[0], "tiff"),
+    "e.bmp": coded(noise(1, 8, seed=4)[0], "bmp"),
+    "f.avif": coded(noise(1, 8, seed=5)[0], "avif"),
+    "g/g.png": coded(noise(1, 8, channels=1)[0]),
+}
+
+TABLES = {
+    "metadata.jsonl": "\n".join(
+        json.dumps({"file_name": name, "age": number, "label": number % 3}) for number, name in enumerate(IMAGE_FILES)
+    ).encode(),
+    "metadata.csv": "\n".join(["file_name,age,young", *(f"{name},1.5,true" for name in IMAGE_FILES)]).encode(),
+    "dataset.json": json.dumps({"labels": [[name, number % 2] for number, name in enumerate(IMAGE_FILES)]}).encode(),
+}
+
+
+def file_of_a_folder(folder: Path, name: str) -> Reader:
+    """Return the reader of a folder of images of which one file, an image or the table, is mutated."""
+    table = name if name in TABLES else "metadata.jsonl"
+    data = {**IMAGE_FILES, table: TABLES[table]}
+    for one, content in data.items():
+        (folder / one).parent.mkdir(exist_ok=True)
+        (folder / one).write_bytes(content)
+    resize = itertools.cycle((None, 8))
+    return folder / name, data[name], same, lambda: images.read(folder, next(resize))
+
+
+def zip_file(folder: Path) -> Reader:
+    path = zipped(folder / "set.zip", {**IMAGE_FILES, **TABLES}, zipfile.ZIP_DEFLATED)
+    return path, path.read_bytes(), same, lambda: stylegan_zip.read(path)
+
+
+def zip_directory(folder: Path) -> Reader:
+    path = zipped(folder / "set.zip", {**IMAGE_FILES, **TABLES})
+    data = path.read_bytes()
+    start = data.index(b"PK\1\2")
+    return path, data[start:], lambda directory: data[:start] + directory, lambda: stylegan_zip.read(path, 8)
+
+
+def entry_of_a_zip(folder: Path, name: str, how: int) -> Reader:
+    """Return the reader of a zip of which one entry is mutated before it is packed."""
+    path, entries = folder / "set.zip", {**IMAGE_FILES, **TABLES}
+    resize = itertools.cycle((None, 8))
+    pack = lambda data: zipped(path, {**entries, name: data}, how).read_bytes()  # noqa: E731
+    return path, entries[name], pack, lambda: stylegan_zip.read(path, next(resize))
+
+
+OF_IMAGES: dict[str, Callable[[Path], Reader]] = {
+    **{f"folder:{name}": functools.partial(file_of_a_folder, name=name) for name in (*IMAGE_FILES, *TABLES)},
+    "zip:c.webp": functools.partial(entry_of_a_zip, name="c.webp", how=zipfile.ZIP_STORED),
+    "zip:metadata.jsonl": functools.partial(entry_of_a_zip, name="metadata.jsonl", how=zipfile.ZIP_BZIP2),
+    "zip:dataset.json": functools.partial(entry_of_a_zip, name="dataset.json", how=zipfile.ZIP_LZMA),
+    "zip_file": zip_file,
+    "zip_directory": zip_directory,
+}
+"""Readers of folders and zips of images by name."""
 
 
 def same(data: bytes) -> bytes:
@@ -163,7 +231,7 @@ def mnist_labels(folder: Path) -> Reader:
 
 def main(name: str, folder: Path, times: int) -> None:
     logging.disable()
-    path, data, pack, read = globals()[name](folder)
+    path, data, pack, read = (OF_IMAGES.get(name) or globals()[name])(folder)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     outcomes = {"read": 0, "refused": 0}
     path.write_bytes(pack(data))
@@ -180,12 +248,13 @@ def main(name: str, folder: Path, times: int) -> None:
             outcomes["read"] += 1
         except CelebAHQError as error:
             line = str(error)
-            assert "\n" not in line
+            assert line.isprintable()
             assert len(line) < 2000
             assert folder.name in line
             outcomes["refused"] += 1
 
     run()
+    assert peak_memory_bytes() < RESIDENT_BYTES
     sys.stdout.write(f"{name} {outcomes['read']} {outcomes['refused']}\n")
 
 
@@ -195,7 +264,7 @@ if __name__ == "__main__":
     for reader in sys.argv[1].split(","):
         child = os.fork()
         if child == 0:
-            place = Path(sys.argv[2], reader)
+            place = Path(sys.argv[2], reader.replace("/", "_"))
             place.mkdir()
             main(reader, place, int(sys.argv[3]))
             break

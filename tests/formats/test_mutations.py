@@ -22,6 +22,11 @@ READERS = (
     "cifar_archive",
     "mnist_images",
     "mnist_labels",
+    "zip_file",
+    "zip_directory",
+    *(f"zip:{name}" for name in ("c.webp", "metadata.jsonl", "dataset.json")),
+    *(f"folder:{name}" for name in ("a.png", "b.jpg", "c.webp", "d.tif", "e.bmp", "f.avif", "g/g.png")),
+    *(f"folder:{name}" for name in ("metadata.jsonl", "metadata.csv", "dataset.json")),
 )
 
 
