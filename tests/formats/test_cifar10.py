@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import cifar10
 from celebahq_builder.image_set import DataSet
+from tests.formats.files import cut, flip
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PER_BATCH = 7
@@ -223,13 +224,10 @@ def test_wrong_counts(python_folder: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.999])
 def test_truncated(share: float, python_folder: Path, tmp_path: Path) -> None:
-    batch = python_folder / "data_batch_5"
-    data = batch.read_bytes()
-    batch.write_bytes(data[: int(len(data) * share)])
+    cut(python_folder / "data_batch_5", share)
     fails(python_folder, "data_batch_5 is not a pickle of CIFAR-10")
     packed = archive(tmp_path / "cifar.tar.gz", "cifar-10-batches-py", python_files())
-    data = packed.read_bytes()
-    packed.write_bytes(data[: int(len(data) * min(share, 0.9))])
+    cut(packed, min(share, 0.9))
     fails(packed, "cut short" if share else "is not an archive of CIFAR-10")
 
 
@@ -327,9 +325,7 @@ def test_sizes_of_members(size: int, kind: bytes, tmp_path: Path) -> None:
 def test_damaged_archive(tmp_path: Path) -> None:
     """The CRC of gzip is verified, also where it belongs to a file that is not used."""
     path = archive(tmp_path / "cifar.tar.gz", "cifar-10-batches-py", python_files())
-    data = bytearray(path.read_bytes())
-    data[-8] ^= 1
-    path.write_bytes(data)
+    flip(path, -8)
     fails(path, "CRC check failed")
 
 

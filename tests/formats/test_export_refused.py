@@ -22,7 +22,7 @@ from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect.extract import extract
-from tests.formats.files import FORMATS, out
+from tests.formats.files import FORMATS, cut, out
 from tests.hdf5.files import damage
 from tests.hdf5.pyramids import described_file, noise, tree
 
@@ -110,8 +110,8 @@ def test_damaged_image(fault: str, to: str, workers: int, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_truncated_file(share: float, source: Path, tmp_path: Path) -> None:
-    raw = source.read_bytes()
-    (tmp_path / "cut.h5").write_bytes(raw[: int(len(raw) * share)])
+    (tmp_path / "cut.h5").write_bytes(source.read_bytes())
+    cut(tmp_path / "cut.h5", share)
     with pytest.raises(CelebAHQError, match=r"cut\.h5 is not (a readable|an) HDF5 file"):
         export_file(tmp_path / "cut.h5", tmp_path / "faces", "images", workers=1)
     assert [one.name for one in tmp_path.iterdir()] == ["cut.h5"]

@@ -14,6 +14,7 @@ from PIL import Image
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import lsun
+from tests.formats import files
 
 SIZES = [(300, 256), (256, 341), (256, 256), (100, 40), (33, 64)]
 
@@ -24,9 +25,7 @@ def photo(width: int, height: int, seed: int) -> Image.Image:
 
 
 def coded(image: Image.Image, kind: str) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, quality=90)
-    return buffer.getvalue()
+    return files.coded(np.asarray(image).transpose(2, 0, 1), kind, quality=90)
 
 
 def photos() -> dict[str, bytes]:
@@ -232,12 +231,12 @@ def test_pages_that_end_lmdb(tmp_path: Path) -> None:
 def test_truncated_lmdb(share: float, tmp_path: Path) -> None:
     """It is refused before a missing page is read, which would end the process."""
     path = database(tmp_path / "lmdb", {f"{i:040x}": bytes([i % 256]) * 9000 for i in range(40)})
-    data = (path / "data.mdb").read_bytes()
-    (path / "data.mdb").write_bytes(data[: int(len(data) * share)])
+    size = (path / "data.mdb").stat().st_size
+    files.cut(path / "data.mdb", share)
     text = message(path)
     assert str(path) in text
     assert "is cut short: it needs" in text or "is not a readable LMDB" in text
-    assert share < 0.02 or f"needs {len(data)} bytes and has {int(len(data) * share)}" in text
+    assert share < 0.02 or f"needs {size} bytes and has {int(size * share)}" in text
 
 
 def test_without_the_package(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats import mnist
+from tests.formats.files import cut, flip
 
 COUNT = 9
 
@@ -118,8 +119,7 @@ def test_header_of_many_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
 def test_truncated_gzip(share: float, tmp_path: Path) -> None:
     path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    cut(path, share)
     fails(tmp_path, "train-images-idx3-ubyte.gz cannot be read, or is cut short")
 
 
@@ -139,9 +139,7 @@ def test_gzip_with_a_hole(tmp_path: Path) -> None:
 def test_damaged_gzip(tmp_path: Path) -> None:
     """The checksum is verified before an image is used."""
     path = write(tmp_path, idx(IMAGES), idx(CLASSES), packed=True) / "train-images-idx3-ubyte.gz"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
+    flip(path, path.stat().st_size // 2)
     with pytest.raises(FormatError, match="cannot be read"):
         mnist.read(tmp_path)
 
