@@ -140,7 +140,9 @@ def recognise(path: Path, remedy: str = "give a folder of images, or its `format
 def _fault(path: Path) -> str:
     """Return why a path is of no format."""
     unknown = f"is of no known format ({', '.join(load_formats())})"
-    if not path.is_dir():
-        return (unknown if path.stat().st_size else "is empty") if path.is_file() else "is not a regular file"
-    remarks = ", ".join(list_folder(path).remarks())
-    return f"{unknown}: {remarks}" if remarks else "is empty"
+    if path.is_dir():
+        remarks = ", ".join(list_folder(path).remarks())
+        return f"{unknown}: {remarks}" if remarks else "is empty"
+    if not path.is_file():
+        return "is not a regular file"
+    return unknown if path.stat().st_size else "is empty"

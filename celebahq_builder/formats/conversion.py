@@ -175,16 +175,13 @@ def import_images(
     columns = {key: column for key, column in images.metadata.columns.items() if key not in OWN_COLUMNS}
     if images.metadata.attribute_names:
         columns["attribute_names"] = list(images.metadata.attribute_names)
-    choices = {
-        "crop": crop,
-        "skipped": len(left_out) or None,
-        "limit": limit if images.count < source.count else None,
-    }
     attributes = {
         "builder": f"celebahq_builder {__version__}",
         **{key: value for key, value in images.attributes.items() if key != "format_version"},
         "imported_from": json.dumps([name, path.name]),
-        **{key: value for key, value in choices.items() if value is not None},
+        "crop": crop,
+        "skipped": len(left_out) or None,
+        "limit": limit if images.count < source.count else None,
     }
     with Progress("import", images.count, unit="image", judged=False) as progress:
         try:
@@ -194,7 +191,7 @@ def import_images(
                 codec=codec(compression),
                 workers=workers,
                 columns=columns,
-                attributes=attributes,
+                attributes={key: value for key, value in attributes.items() if value is not None},
                 advance=progress.advance,
             )
         except OSError as error:

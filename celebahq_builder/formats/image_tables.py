@@ -102,11 +102,8 @@ class ImageTables:
             FormatError: a table is damaged, or does not describe these images.
         """
         usable = self._usable_tables()
-        described = Described(names=self.images)
-        for table in (METADATA, METADATA_CSV):
-            if table in usable:
-                described = self._read_metadata(usable[table], is_csv=table == METADATA_CSV)
-                break
+        metadata = usable.get(METADATA) or usable.get(METADATA_CSV)
+        described = self._read_metadata(metadata) if metadata else Described(names=self.images)
         if LABELS in usable:
             labelled = self._read_labels(usable[LABELS], described.names)
             if labelled.labels is not None:
@@ -129,14 +126,15 @@ class ImageTables:
             log.warning("%s: the table %s is not read: %s", self.where, printable(path), printable(remedy))
         return usable
 
-    def _read_metadata(self, table: str, is_csv: bool) -> Described:
+    def _read_metadata(self, table: str) -> Described:
         where, folder = self.where / printable(table), posixpath.dirname(table)
         names: dict[str, None] = {}
         known = {nfc(name): name for name in self.images}
+        read_rows = _csv_records if table.endswith(METADATA_CSV) else _json_records
 
         def records() -> Generator[Record, None, None]:
             with self._open(table) as file:
-                for line, record in (_csv_records if is_csv else _json_records)(file, where):
+                for line, record in read_rows(file, where):
                     name = record.pop("file_name", None)
                     if not isinstance(name, str):
                         fault = f"the file_name is {printable(repr(name))[:80]}, expected a string"

@@ -78,8 +78,7 @@ def _write_metadata(export: ExportJob, names: list[str], folder: Path) -> None:
     if not level.metadata.columns and level.labels is None:
         return
     with open_new(folder / METADATA) as file:
-        for start in range(0, len(names), 1000):
-            numbers = range(start, min(start + 1000, len(names)))
+        for numbers in export.parts(1000):
             for number, record in zip(numbers, image_records(level, numbers), strict=True):
                 line = {"file_name": names[number], **record}
                 if export.image_format != "png":

@@ -102,19 +102,16 @@ def _database_entries(path: Path, resize: int, skip: frozenset[str]) -> tuple[in
     if not file.is_file():
         raise FormatError(f"{file} is not a regular file; {REMEDY}")
     facts = next(run_isolated(path, lmdb_facts, path, sorted(skip)))
-    sizes, prefix, count = sorted(facts.first), b"", facts.entries
+    sizes, prefix, count, unknown = sorted(facts.first), b"", facts.entries, facts.unknown
     if sizes and all(_width(data) == size for size, data in facts.first.items()):
         if resize not in sizes:
             found = f"holds images of {', '.join(map(str, sizes))} px with keys such as {sizes[-1]}-00000"
             raise FormatError(f"{path} {found}; choose the ones to take by `resize`, for example {sizes[-1]}")
         prefix = f"{resize}-".encode()
         count = next(run_isolated(path, lmdb_count, path, prefix))
-        facts = facts._replace(
-            unknown=next((name for name in skip if not name.startswith(f"{resize}-")), facts.unknown)
-        )
+        unknown = next((name for name in skip if not name.startswith(f"{resize}-")), unknown)
         log.info("%s: of images of %s px, those of %d are taken", path, ", ".join(map(str, sizes)), resize)
-    _check_known(path, facts.unknown)
-
+    _check_known(path, unknown)
     return count - len(skip), lambda: run_isolated(path, lmdb_entries, path, prefix, skip)
 
 

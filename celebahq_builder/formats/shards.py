@@ -21,7 +21,7 @@ LABEL_TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "labels.txt", "d
 """Files beside shards that often hold labels, and are not read."""
 
 
-def shard_files(path: Path, endings: tuple[str, ...], split: str | None = None) -> list[Path]:
+def shard_files(path: Path, endings: tuple[str, ...], split: str | None) -> list[Path]:
     """Return the files of a set in the order of their numbers, or of their names if these have no numbers.
 
     Args:

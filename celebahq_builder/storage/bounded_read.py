@@ -89,15 +89,11 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT_BYTES) -> str:
     return read_file(path, max_bytes).decode("utf-8-sig")
 
 
-def parse_json(text: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> object:
-    """Return the value of a JSON document.
-
-    Args:
-        text: the document; bytes are UTF-8.
-        max_bytes: largest size of the document in bytes, or in characters for a text.
+def parse_json(text: str | bytes) -> object:
+    """Return the value of a JSON document; bytes are UTF-8.
 
     Raises:
-        ValueError: the document is too long, nested too deeply, or not JSON.
+        ValueError: the document is longer than `MAX_JSON_BYTES`, nested too deeply, or not JSON.
 
     Examples:
         >>> parse_json('{"a": [1, 2]}')
@@ -106,8 +102,8 @@ def parse_json(text: str | bytes, max_bytes: int = MAX_JSON_BYTES) -> object:
         Traceback (most recent call last):
         ValueError: nested too deeply
     """
-    if len(text) > max_bytes:
-        raise ValueError(f"a document of {len(text)} bytes; at most {max_bytes} are read")
+    if len(text) > MAX_JSON_BYTES:
+        raise ValueError(f"a document of {len(text)} bytes; at most {MAX_JSON_BYTES} are read")
     try:
         value: object = json.loads(text)
     except RecursionError:

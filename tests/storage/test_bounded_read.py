@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from celebahq_builder.limits import MAX_JSON_BYTES
 from celebahq_builder.storage import parse_json, read_file, read_text
 
 
@@ -57,8 +58,10 @@ def test_text_without_byte_order_mark(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{" * 9, "property name"), ('{"a":' * 99_999, "deeply"), ("1" * 11, "11")]
+    ("text", "message"),
+    [("{" * 9, "property name"), ('{"a":' * 99_999, "deeply"), (b"1" * (MAX_JSON_BYTES + 1), "a document of 67108865")],
+    ids=["no JSON", "deep", "long"],
 )
-def test_json_that_is_refused(text: str, message: str) -> None:
+def test_json_that_is_refused(text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_json(text, max_bytes=10 if message == "11" else 1 << 20)
+        parse_json(text)
