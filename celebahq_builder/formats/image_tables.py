@@ -16,7 +16,7 @@ from typing import IO, TypeVar
 import numpy as np
 
 from celebahq_builder.errors import FormatError, SourceError, printable
-from celebahq_builder.formats.records import check_name, parse_records
+from celebahq_builder.formats.records import COLUMNS_MAX, check_name, parse_records
 from celebahq_builder.image_set import IMAGE_SUFFIXES, Described, FolderListing, Metadata, Record, nfc
 from celebahq_builder.limits import MAX_JSON_BYTES, MAX_VALUE_BYTES
 from celebahq_builder.sources.celeba import read_attributes, read_partition
@@ -232,6 +232,11 @@ def _csv_records(file: IO[bytes], where: Path) -> Iterator[tuple[int, Record]]:
     reader = csv.DictReader(lines, strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     try:
+        names = reader.fieldnames or ()
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have the same name")
+        if len(names) > COLUMNS_MAX:
+            raise ValueError(f"it has {len(names)} columns, expected at most {COLUMNS_MAX}")
         for row in reader:
             if None in row or None in row.values() or "file_name" not in row:
                 raise ValueError("a row does not have one value per column, or there is no column file_name")

@@ -125,6 +125,8 @@ def test_metadata_csv(kind: str, tmp_path: Path) -> None:
         ("file_name\ncat/0.png\ncat/1.png", "does not name dog/0.png (1 such)"),
         ("file_name\n../a.png", "is not a relative path within a folder"),
         ("file_name\ncat/9.png", "names cat/9.png, which does not exist"),
+        ("file_name,x,x\ncat/0.png,1,2", "two columns have the same name; correct or delete the file"),
+        (f"file_name,{','.join(map(str, range(10_000)))}\n", "it has 10001 columns, expected at most 10000; correct"),
     ],
 )
 def test_broken_metadata_csv(table: str, expected_text: str, tmp_path: Path) -> None:
