@@ -111,28 +111,8 @@ def _scan(path: Path, images: _Images) -> Iterator[Record]:
             for key, group in itertools.groupby(files, _key):
                 if key is None:
                     others["no ending"] += len(list(group))
-                    continue
-                parts: dict[str, bytes] = {}
-                found = len(images.names)
-                for member in group:
-                    where, ending = f"{shard}: {member.name}", member.name.removeprefix(key).lower()
-                    if ending in IMAGE_SUFFIXES:
-                        images.add(number, member, image_file.read_header(member.file, where, member.size_bytes))
-                    elif ending in parts:
-                        raise FormatError(f"{where} occurs twice in sample {key}; remove one of them")
-                    elif ending not in (".json", ".cls"):
-                        others[ending] += 1
-                    elif member.size_bytes > RECORD_MAX_BYTES:
-                        size = f"{member.size_bytes} bytes, expected at most {RECORD_MAX_BYTES}"
-                        raise FormatError(f"{where} has {size}; remove it")
-                    else:
-                        parts[ending] = member.file.read()
-                if len(images.names) != found + 1:
-                    has = f"the images {', '.join(images.names[found:])}" if images.names[found:] else "no image"
-                    raise FormatError(
-                        f"{shard}: sample {key} has {has}; expected one, as {key}.png: make the shard again"
-                    )
-                yield _parse_record(f"{shard}: {images.names[-1]}", parts)
+                else:
+                    yield _read_sample(images, number, key, group, others)
         name, times = max(Counter(images.names[first:]).items(), key=lambda item: item[1], default=("", 1))
         if times > 1:
             raise FormatError(f"{shard} holds {times} images named {name}; make it again")
@@ -141,6 +121,30 @@ def _scan(path: Path, images: _Images) -> Iterator[Record]:
         log.info("%s: ignored %d members that are not images, .json or .cls: %s", path, others.total(), some)
     if not images.names:
         raise FormatError(f"{path} holds no images; expected members ending in {', '.join(IMAGE_SUFFIXES)}")
+
+
+def _read_sample(images: _Images, shard_number: int, key: str, group: Iterator[Member], others: Counter[str]) -> Record:
+    """Return the record of a sample, add its image to `images`, and count its other members by their endings."""
+    shard, first = images.shards[shard_number], len(images.names)
+    parts: dict[str, bytes] = {}
+    for member in group:
+        where, ending = f"{shard}: {member.name}", member.name.removeprefix(key).lower()
+        if ending in IMAGE_SUFFIXES:
+            images.add(shard_number, member, image_file.read_header(member.file, where, member.size_bytes))
+        elif ending in parts:
+            raise FormatError(f"{where} occurs twice in sample {key}; remove one of them")
+        elif ending not in (".json", ".cls"):
+            others[ending] += 1
+        elif member.size_bytes > RECORD_MAX_BYTES:
+            size = f"{member.size_bytes} bytes, expected at most {RECORD_MAX_BYTES}"
+            raise FormatError(f"{where} has {size}; remove it")
+        else:
+            parts[ending] = member.file.read()
+    names = images.names[first:]
+    if len(names) != 1:
+        has = f"the images {', '.join(names)}" if names else "no image"
+        raise FormatError(f"{shard}: sample {key} has {has}; expected one, as {key}.png: make the shard again")
+    return _parse_record(f"{shard}: {names[0]}", parts)
 
 
 def _key(member: Member) -> str | None:
