@@ -25,10 +25,9 @@ from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.official import zip_name
 from tests.conftest import SAMPLE
-from tests.pipeline.runs import hdf5_bytes
+from tests.pipeline.runs import ROOT, hdf5_bytes
 from tests.release import EXACT, Release, aligned, locked
 
-ROOT = Path(__file__).parents[2]
 Paths = tuple[Path, Path]
 
 
