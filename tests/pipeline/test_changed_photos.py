@@ -51,15 +51,15 @@ def test_a_photo_that_was_edited(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         assert [edited in one and "`redo` crop" in one for one in warnings_of_run] == [True] * bool(edited)
 
 
-def test_attributes_that_come_later(tmp_path: Path) -> None:
+def test_attributes_that_come_later(celeba: Path, tmp_path: Path) -> None:
     """The photos are the same; nothing is computed again."""
-    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
-    attributes = root / "Anno" / "list_attr_celeba.txt"
+    out = tmp_path / "run"
+    attributes = celeba / "Anno" / "list_attr_celeba.txt"
     attributes.rename(tmp_path / "away.txt")
-    build_tiny(out, root, recipe=FAST)
+    build_tiny(out, celeba, recipe=FAST)
     (tmp_path / "away.txt").rename(attributes)
-    build_tiny(out, root, recipe=FAST, labels=True)
-    build_tiny(tmp_path / "once", root, recipe=FAST, labels=True)
+    build_tiny(out, celeba, recipe=FAST, labels=True)
+    build_tiny(tmp_path / "once", celeba, recipe=FAST, labels=True)
     assert_same(out, tmp_path / "once")
     assert photos_computed(out) == 5
 
