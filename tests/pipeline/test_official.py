@@ -213,11 +213,7 @@ def test_photos_that_are_not_the_originals(paths: Paths, tmp_path: Path) -> None
     summary = build_release(tmp_path / "run", paths, root)
     assert (summary.photos, summary.kept) == (4, 1)
     found = {file: rejected.reason.value for file, rejected in rejects(tmp_path / "run").items()}
-    assert found == {
-        "000001.jpg": "FILE_MISSING",
-        "000002.jpg": "PROC_MD5_DIFFERS",
-        "000003.jpg": "DELTA_UNREADABLE",
-    }
+    assert found == {"000001.jpg": "FILE_MISSING", "000002.jpg": "PROC_MD5_DIFFERS", "000003.jpg": "DELTA_UNREADABLE"}
 
 
 def test_photos_that_the_table_lacks_are_counted(paths: Paths, release: Release, tmp_path: Path) -> None:
