@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from celebahq_builder.errors import WorkspaceError
+from celebahq_builder.errors import WorkspaceError, first_line
 
 DEVICE_SIGNS = re.compile(
     r"CUDA error|CUDA driver error|(CUDNN_STATUS|CUFFT)_(INTERNAL_ERROR|EXECUTION_FAILED|EXEC_FAILED)"
@@ -50,15 +50,14 @@ def fatal_error(error: Exception, device: torch.device, where: str) -> Workspace
         where: photo and stage, for the message.
     """
     if is_out_of_memory(error):
-        library = f" ({str(error).splitlines()[0]})" if NO_MEMORY_SIGNS.search(str(error)) else ""
+        library = f" ({first_line(error)})" if NO_MEMORY_SIGNS.search(str(error)) else ""
         return WorkspaceError(f"out of memory at {where}{library}; run the same command again with fewer `workers`")
     failure = error if is_device_failure(error) else _failure_of(device)
     if failure is None:
         return None
-    reported = str(failure).splitlines()[0]
     return WorkspaceError(
-        f"the device {device} failed at {where} ({reported}); run the same command again to resume; if the device "
-        "fails again, choose another `device`"
+        f"the device {device} failed at {where} ({first_line(failure)}); run the same command again to resume; if the "
+        "device fails again, choose another `device`"
     )
 
 

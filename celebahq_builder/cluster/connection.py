@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from celebahq_builder.errors import ClusterError, RecipeError
+from celebahq_builder.errors import ClusterError, RecipeError, first_line
 from celebahq_builder.storage import parse_json, read_text
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def _connect(address: str) -> Client:
             return Client(address, timeout=CONNECT_S, set_as_default=False, direct_to_workers=False)
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         raise ClusterError(
-            f"`cluster` {address}: no scheduler answers ({one_line(error)}); expected the address that dask scheduler "
-            "prints, such as tcp://host:8786"
+            f"`cluster` {address}: no scheduler answers ({first_line(error)}); expected the address that dask "
+            "scheduler prints, such as tcp://host:8786"
         ) from None
 
 
@@ -150,8 +150,3 @@ def _is_not_of_dask(record: logging.LogRecord) -> bool:
     """Return whether a log record is about anything but an exception inside Dask."""
     kind = record.exc_info[0] if record.exc_info else None
     return kind is None or not kind.__module__.startswith("distributed")
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return str(error).split("\n")[0] or type(error).__name__

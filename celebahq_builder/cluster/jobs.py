@@ -21,9 +21,9 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from celebahq_builder.cluster.connection import Cluster, one_line
+from celebahq_builder.cluster.connection import Cluster
 from celebahq_builder.cluster.worker import Facts, JobCancelled, check_worker, run_job
-from celebahq_builder.errors import ClusterError
+from celebahq_builder.errors import ClusterError, first_line
 from celebahq_builder.progress import Progress
 
 if TYPE_CHECKING:
@@ -229,7 +229,7 @@ class _Run:
     def check_facts(self, worker: str, probe: Future) -> None:
         """Give jobs to a worker from now on if its facts are as expected."""
         if (error := _error_of(probe)) is not None:
-            self.refuse(worker, f"it cannot run this program ({one_line(error)}); install the same version there")
+            self.refuse(worker, f"it cannot run this program ({first_line(error)}); install the same version there")
             return
         facts: Facts = probe.result(timeout=GATHER_S)
         there = {name: facts.get(name, "unknown") for name in self.expected}

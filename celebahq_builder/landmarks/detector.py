@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Crop, Points, crop_from_landmarks
-from celebahq_builder.landmarks.crops import MIRRORED, crop_matrix, inverse, sample_crop, transform
+from celebahq_builder.imaging.orientation import MIRRORED
+from celebahq_builder.landmarks.crops import crop_matrix, inverse, sample_crop, transform
 from celebahq_builder.storage import read_file, sha256
 
 log = logging.getLogger(__name__)

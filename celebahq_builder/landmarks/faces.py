@@ -16,7 +16,8 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.image_set import Pixels, photo_path
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks
 from celebahq_builder.imaging.image_io import open_rgb
-from celebahq_builder.landmarks.crops import MIRRORED, crop_matrix, sample_crop, transform
+from celebahq_builder.imaging.orientation import MIRRORED
+from celebahq_builder.landmarks.crops import crop_matrix, sample_crop, transform
 from celebahq_builder.landmarks.refiner import CROP_PX, CROP_SHARE
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection

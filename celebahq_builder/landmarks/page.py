@@ -12,8 +12,8 @@ from celebahq_builder.errors import SourceError, printable
 from celebahq_builder.html import link, render_page
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.image_set import photo_path, utf8_name
+from celebahq_builder.imaging import orientation
 from celebahq_builder.imaging.geometry import Points, crop_from_landmarks, plan_crop
-from celebahq_builder.landmarks import orientation
 from celebahq_builder.landmarks.choice import FaceRules
 from celebahq_builder.landmarks.detector import DetectedFace
 from celebahq_builder.landmarks.search import SearchedPhoto, thumbnail_scale, thumbnail_size

@@ -13,7 +13,8 @@ import torch
 from celebahq_builder.errors import WeightsError
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Points
-from celebahq_builder.landmarks.crops import MIRRORED, Matrix, crop_matrix, inverse, sample_crop, transform
+from celebahq_builder.imaging.orientation import MIRRORED
+from celebahq_builder.landmarks.crops import Matrix, crop_matrix, inverse, sample_crop, transform
 from celebahq_builder.models.landmark_network import LandmarkNetwork
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.weight_file import load_tensors

@@ -17,8 +17,9 @@ import numpy as np
 from celebahq_builder import parallel
 from celebahq_builder.errors import SourceError, WorkspaceError, printable
 from celebahq_builder.image_set import IMAGE_SUFFIXES, Pixels, list_images, photo_path
+from celebahq_builder.imaging import orientation
 from celebahq_builder.imaging.image_io import EXIF_ORIENTATION, encode_jpeg, open_rgb
-from celebahq_builder.landmarks import detector, orientation
+from celebahq_builder.landmarks import detector
 from celebahq_builder.landmarks.detector import DetectedFace, FaceDetector, model_sha256
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection

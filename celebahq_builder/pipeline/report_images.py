@@ -12,7 +12,7 @@ import numpy as np
 from celebahq_builder.html import link, thumbnails
 from celebahq_builder.html.thumbnails import Thumbnail
 from celebahq_builder.image_set import photo_path
-from celebahq_builder.landmarks import orientation
+from celebahq_builder.imaging import orientation
 from celebahq_builder.landmarks.page import ShownPhoto, draw_face
 from celebahq_builder.outcome import Kept
 from celebahq_builder.pipeline.face import PhotoRecord

@@ -25,13 +25,7 @@ from celebahq_builder.pipeline.recipe import BuildRecipe
 from celebahq_builder.pipeline.results import read_records, rejected_csv, summary_fingerprint
 from celebahq_builder.pipeline.stage import AnyPhotoStage, record_types
 from celebahq_builder.pipeline.stages.pack import PackStage, in_order, photo_columns
-from celebahq_builder.pipeline.stages.select import (
-    Candidate,
-    SelectRecord,
-    SelectStage,
-    select_best,
-    selection_csv,
-)
+from celebahq_builder.pipeline.stages.select import Candidate, SelectRecord, SelectStage, select_best, selection_csv
 from celebahq_builder.run_directory.state import (
     Ingredients,
     RunDescription,

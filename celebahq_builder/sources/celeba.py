@@ -62,10 +62,6 @@ def read_celeba(root: Path, landmark_order: LandmarkOrder = "viewer") -> PhotoSo
     Raises:
         AlignedImagesOnly: the photos are missing, but CelebA's aligned images are there.
         SourceError: a needed file or folder is missing, or a table cannot be read.
-
-    >>> source = read_celeba(Path("tests/sample/celeba"))
-    >>> len(source.photos), source.photos[0].file
-    (15, '000001.jpg')
     """
     try:
         return _read_celeba(root, landmark_order)

@@ -6,8 +6,11 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from celebahq_builder.errors import SourceError, printable
 from celebahq_builder.image_set import photo_path
+from celebahq_builder.imaging.orientation import checked, to_upright
 from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.sources.photo import LandmarkRow
@@ -18,20 +21,6 @@ ID_BYTES_MAX = 200
 
 ID_CHARACTERS_REFUSED = frozenset('/\\:*?"<>|')
 """Characters that file names cannot have in some file system; control characters are refused, too."""
-
-Axis = tuple[int, int]
-
-UPRIGHT_AXES: dict[object, tuple[Axis, Axis]] = {
-    1: ((1, 0), (0, 1)),
-    2: ((-1, 0), (0, 1)),
-    3: ((-1, 0), (0, -1)),
-    4: ((1, 0), (0, -1)),
-    5: ((0, 1), (1, 0)),
-    6: ((0, -1), (1, 0)),
-    7: ((0, -1), (-1, 0)),
-    8: ((0, 1), (-1, 0)),
-}
-"""Directions of x and y of the upright image in the stored image, by EXIF orientation."""
 
 
 def left_to_right(folder: Path, file: str, faces: Sequence[LandmarkRow]) -> list[int]:
@@ -44,23 +33,19 @@ def left_to_right(folder: Path, file: str, faces: Sequence[LandmarkRow]) -> list
         file: relative to the folder.
         faces: landmarks of each face.
     """
-    x, y = UPRIGHT_AXES.get(_exif_orientation(folder, file), UPRIGHT_AXES[1])
-
-    def position(index: int) -> tuple[float, float]:
-        eyes = faces[index][0] + faces[index][2], faces[index][1] + faces[index][3]
-        return x[0] * eyes[0] + x[1] * eyes[1], y[0] * eyes[0] + y[1] * eyes[1]
-
-    return sorted(range(len(faces)), key=position)
+    turned = _exif_orientation(folder, file)
+    upright = [to_upright(np.reshape(face, (5, 2)), (0, 0), turned) for face in faces]  # from any origin
+    return sorted(range(len(faces)), key=lambda index: upright[index][:2].sum(axis=0).tolist())
 
 
-def _exif_orientation(folder: Path, file: str) -> object:
+def _exif_orientation(folder: Path, file: str) -> int:
     """Return the EXIF orientation of an image file; 1, which is upright, where it has none or cannot be read."""
     from celebahq_builder.imaging.image_io import DECODE_ERRORS, EXIF_ORIENTATION, open_image
 
     try:
         with open_file(photo_path(folder, file), MAX_IMAGE_FILE_BYTES) as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about odd metadata
-            return open_image(stream, MAX_IMAGE_PIXELS, "").getexif().get(EXIF_ORIENTATION, 1)
+            return checked(open_image(stream, MAX_IMAGE_PIXELS, "").getexif().get(EXIF_ORIENTATION, 1))
     except (Rejection, *DECODE_ERRORS):
         return 1
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from celebahq_builder.errors import SourceError
-from celebahq_builder.image_set import list_images, nfc, utf8_name, walk_folder
+from celebahq_builder.image_set import list_images, nfc, photo_path, png_name, utf8_name, walk_folder
 from celebahq_builder.limits import MAX_TABLE_ROWS, MAX_VALUE_BYTES
 from celebahq_builder.outcome import Reason, Rejected
 from celebahq_builder.sources.landmark_json import read_json_table, starts_as_json
@@ -83,7 +83,8 @@ def read_folder(folder: Path, table: Path, landmark_order: LandmarkOrder = "view
         if not folder.is_file():
             raise SourceError(f"`photos` {folder} is not a folder; expected one that holds photos")
         source = read_folder(folder.parent, table, landmark_order)
-        photos = tuple(photo for photo in source.photos if photo.file == folder.name)
+        named = (photo for photo in source.photos if folder.name in (photo.file, png_name(photo.file)))
+        photos = tuple(photo for photo in named if photo_path(folder.parent, photo.file) == folder)
         return replace(source, photos=photos, rejected=tuple(r for r in source.rejected if r.photo == folder.name))
     rejected: list[Rejected] = []
     if _is_folder("landmarks", table):

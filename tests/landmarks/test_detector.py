@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import WeightsError
+from celebahq_builder.imaging import orientation
 from celebahq_builder.imaging.geometry import normalized_mean_error
 from celebahq_builder.landmarks import crops
 from celebahq_builder.landmarks.detector import FaceDetector
@@ -71,7 +72,7 @@ def test_a_mirrored_photo_gives_mirrored_landmarks(detector, portrait):
     [face] = [detector.refine(image, one) for one in detector.detect(image)]
     mirrored = np.ascontiguousarray(image[:, ::-1])
     [other] = [detector.refine(mirrored, one) for one in detector.detect(mirrored)]
-    expected = face.landmarks[list(crops.MIRRORED)] * (-1, 1) + (image.shape[1] - 1, 0)
+    expected = face.landmarks[list(orientation.MIRRORED)] * (-1, 1) + (image.shape[1] - 1, 0)
     assert normalized_mean_error(other.landmarks, expected) < 0.05
 
 

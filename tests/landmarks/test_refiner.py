@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from celebahq_builder.errors import WeightsError
+from celebahq_builder.imaging.orientation import MIRRORED
 from celebahq_builder.landmarks import crops
-from celebahq_builder.landmarks.crops import MIRRORED, inverse, sample_crop, transform
+from celebahq_builder.landmarks.crops import inverse, sample_crop, transform
 from celebahq_builder.landmarks.refiner import CROP_PX, CROP_SHARE, Refiner, within
 from celebahq_builder.models.landmark_network import LandmarkNetwork
 

@@ -13,7 +13,7 @@ from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stages.score import ScoreStage
 from celebahq_builder.pipeline.stages.select import SelectSettings
 from celebahq_builder.run_directory.workspace import Workspace
-from tests.conftest import TINY, build_tiny
+from tests.conftest import SMALL, TINY, build_tiny
 from tests.pipeline.report_page import UNLUCKY, bad_sample
 
 
@@ -24,6 +24,12 @@ def small_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     The fixtures of longer scope, such as `report_run`, build with the full size.
     """
     monkeypatch.setattr(batch, "EXAMPLE_PX", 96)
+
+
+@pytest.fixture
+def celeba(tmp_path: Path) -> Path:
+    """A copy of the sample with small photos, to be changed at will."""
+    return Path(shutil.copytree(SMALL, tmp_path / "celeba"))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from celebahq_builder.pipeline.build import build
@@ -48,14 +48,19 @@ def photos_computed(out: Path) -> int:
     return sum(line["photos"] for line in lines if "batch" in line)
 
 
-def write_table(path: Path, places: list[int], shift_px: float = 0.0) -> Path:
-    """Write a table of some photos of the sample."""
-    photos = read_celeba(SMALL).photos
+def write_landmarks(path: Path, landmarks: Mapping[str, Iterable[float]]) -> Path:
+    """Write a landmark table of some files."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", *COLUMNS])
-        writer.writerows([photos[place].file, *(n + shift_px for n in photos[place].landmarks)] for place in places)
+        writer.writerows([name, *numbers] for name, numbers in landmarks.items())
     return path
+
+
+def write_table(path: Path, places: Sequence[int], shift_px: float = 0.0) -> Path:
+    """Write a table of some photos of the sample."""
+    photos = [read_celeba(SMALL).photos[place] for place in places]
+    return write_landmarks(path, {photo.file: [n + shift_px for n in photo.landmarks] for photo in photos})
 
 
 def build_table(table: Path, out: Path, **options: object) -> None:

@@ -1,6 +1,5 @@
 """Photos that were added, removed or changed since the last run: the results are those of a run with all of them."""
 
-import csv
 import os
 import shutil
 import time
@@ -17,28 +16,19 @@ from celebahq_builder.pipeline.landmark_source import find_source
 from celebahq_builder.pipeline.request import make_request
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
-from celebahq_builder.sources.photo import COLUMNS, PhotoSource
+from celebahq_builder.sources.photo import PhotoSource
 from tests.conftest import FAST, SAMPLE, SMALL, build_tiny
-from tests.pipeline.runs import assert_same, files, photos_computed, write_table
+from tests.pipeline.runs import assert_same, files, photos_computed, write_landmarks, write_table
 
 
 def test_photo_gets_another_id(tmp_path: Path) -> None:
     """A photo of the same name in another format: the image that has its old name is deleted."""
-    photos, rows = tmp_path / "photos", read_celeba(SMALL).photos
+    photos, photo = tmp_path / "photos", read_celeba(SMALL).photos[0]
     photos.mkdir()
-    table = tmp_path / "t.csv"
-
-    def write(names: dict[str, int]) -> None:
-        with table.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["file", *COLUMNS])
-            for name, place in names.items():
-                with Image.open(SMALL / "img_celeba" / rows[place].file) as image:
-                    image.convert("RGB").save(photos / name)
-                writer.writerow([name, *rows[place].landmarks])
-
-    for names in ({"a.jpg": 0}, {"a.jpg": 0, "a.png": 0}):
-        write(names)
+    for names in (["a.jpg"], ["a.jpg", "a.png"]):
+        with Image.open(SMALL / "img_celeba" / photo.file) as image:
+            image.convert("RGB").save(photos / names[-1])
+        table = write_landmarks(tmp_path / "t.csv", dict.fromkeys(names, photo.landmarks))
         build(read_folder(photos, table), tmp_path / "grown", recipe=FAST, workers=1, device="cpu")
     build(read_folder(photos, table), tmp_path / "one", recipe=FAST, workers=1, device="cpu")
     assert_same(tmp_path / "grown", tmp_path / "one")
@@ -61,15 +51,15 @@ def test_a_photo_that_was_edited(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         assert [edited in one and "`redo` crop" in one for one in warnings_of_run] == [True] * bool(edited)
 
 
-def test_attributes_that_come_later(tmp_path: Path) -> None:
+def test_attributes_that_come_later(celeba: Path, tmp_path: Path) -> None:
     """The photos are the same; nothing is computed again."""
-    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
-    attributes = root / "Anno" / "list_attr_celeba.txt"
+    out = tmp_path / "run"
+    attributes = celeba / "Anno" / "list_attr_celeba.txt"
     attributes.rename(tmp_path / "away.txt")
-    build_tiny(out, root, recipe=FAST)
+    build_tiny(out, celeba, recipe=FAST)
     (tmp_path / "away.txt").rename(attributes)
-    build_tiny(out, root, recipe=FAST, labels=True)
-    build_tiny(tmp_path / "once", root, recipe=FAST, labels=True)
+    build_tiny(out, celeba, recipe=FAST, labels=True)
+    build_tiny(tmp_path / "once", celeba, recipe=FAST, labels=True)
     assert_same(out, tmp_path / "once")
     assert photos_computed(out) == 5
 

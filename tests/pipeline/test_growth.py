@@ -221,16 +221,8 @@ def test_other_settings_are_named(out: Path, tables: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("places", "shift_px", "says"),
     [
-        (
-            [2, 3, 5],
-            0,
-            r"3 photos missing from this run \(000007\.jpg, 000008\.jpg, 000010\.jpg\); `redo` photos",
-        ),
-        (
-            [*range(1, PHOTOS)],
-            1,
-            r"6 photos with other faces or landmarks now \(000003.jpg, .*, 000008.jpg, \.\.\.\);",
-        ),
+        ([2, 3, 5], 0, r"3 photos missing from this run \(000007\.jpg, 000008\.jpg, 000010\.jpg\); `redo` photos"),
+        ([*range(1, PHOTOS)], 1, r"6 photos with other faces or landmarks now \(000003.jpg, .*, 000008.jpg, \.\.\.\);"),
     ],
 )
 def test_nothing_is_lost(places: list[int], shift_px: float, says: str, out: Path, tmp_path: Path) -> None:

@@ -1,4 +1,3 @@
-import csv
 import shutil
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from celebahq_builder.pipeline.landmark_source import find_source, landmark_sect
 from celebahq_builder.pipeline.status import status_lines
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
-from celebahq_builder.sources.photo import COLUMNS
 from tests.browser import visit
 from tests.conftest import SAMPLE
+from tests.pipeline.runs import write_landmarks
 
 FILES = ("000001.jpg", "000002.jpg", "000003.jpg")
 
@@ -31,14 +30,9 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def table(photos: Path, tmp_path: Path) -> Path:
     """Landmarks of the photos; those of the second one are 60 px beside its face."""
-    path = tmp_path / "table.csv"
     given = {photo.file: photo.landmarks for photo in read_celeba(SAMPLE).photos}
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", *COLUMNS])
-        for name in FILES:
-            writer.writerow([name, *(value - 60 * (name == FILES[1]) for value in given[name])])
-    return path
+    moved = {name: [value - 60 * (name == FILES[1]) for value in given[name]] for name in FILES}
+    return write_landmarks(tmp_path / "table.csv", moved)
 
 
 def run(*arguments: object) -> str:

@@ -19,7 +19,7 @@ from celebahq_builder.hdf5.writer import pack as pack_images
 from celebahq_builder.pipeline.build import build
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import as_storage_error, write_atomic
-from tests.conftest import SMALL, TINY, build_tiny
+from tests.conftest import TINY, build_tiny
 from tests.disk import failing
 from tests.pipeline.runs import assert_same
 
@@ -114,10 +114,9 @@ def test_deleted_run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         build_tiny(tmp_path / "run", until="score")
 
 
-def test_deleted_folder_of_photos(tmp_path: Path) -> None:
-    root = Path(shutil.copytree(SMALL, tmp_path / "celeba"))
-    source = read_celeba(root)
-    shutil.rmtree(root)
+def test_deleted_folder_of_photos(celeba: Path, tmp_path: Path) -> None:
+    source = read_celeba(celeba)
+    shutil.rmtree(celeba)
     with pytest.raises(SourceError, match="is gone"):
         build(source, tmp_path / "run", recipe=TINY, device="cpu", limit=3, workers=1)
     assert not list((tmp_path / "run" / "stages").rglob("*.jsonl"))

@@ -25,10 +25,9 @@ from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.official import zip_name
 from tests.conftest import SAMPLE
-from tests.pipeline.runs import hdf5_bytes
+from tests.pipeline.runs import ROOT, hdf5_bytes
 from tests.release import EXACT, Release, aligned, locked
 
-ROOT = Path(__file__).parents[2]
 Paths = tuple[Path, Path]
 
 
@@ -214,11 +213,7 @@ def test_photos_that_are_not_the_originals(paths: Paths, tmp_path: Path) -> None
     summary = build_release(tmp_path / "run", paths, root)
     assert (summary.photos, summary.kept) == (4, 1)
     found = {file: rejected.reason.value for file, rejected in rejects(tmp_path / "run").items()}
-    assert found == {
-        "000001.jpg": "FILE_MISSING",
-        "000002.jpg": "PROC_MD5_DIFFERS",
-        "000003.jpg": "DELTA_UNREADABLE",
-    }
+    assert found == {"000001.jpg": "FILE_MISSING", "000002.jpg": "PROC_MD5_DIFFERS", "000003.jpg": "DELTA_UNREADABLE"}
 
 
 def test_photos_that_the_table_lacks_are_counted(paths: Paths, release: Release, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Shards that are built at once, killed or missing: the files are those of one local run."""
 
-import csv
 import fcntl
 import os
 import shutil
@@ -22,9 +21,9 @@ from celebahq_builder.run_directory.timings import read_timings
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.sources.folder import read_folder
-from celebahq_builder.sources.photo import COLUMNS, PhotoSource
+from celebahq_builder.sources.photo import PhotoSource
 from tests.conftest import FAST, NETWORKS, SAMPLE, SMALL, TINY, build_tiny
-from tests.pipeline.runs import PHOTOS, ROOT, assert_same, files, wait_for
+from tests.pipeline.runs import PHOTOS, ROOT, assert_same, files, wait_for, write_landmarks
 from tests.storage.locking_process import no_flock
 
 COPIES = 3
@@ -50,14 +49,13 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of photos, beside their table and a recipe."""
     folder = tmp_path_factory.mktemp("shards") / "photos"
     folder.mkdir()
-    with (folder.parent / "table.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", *COLUMNS])
-        for copy in range(COPIES):
-            for photo in read_celeba(SMALL).photos:
-                name = f"{copy}-{photo.file}"
-                shutil.copy(SMALL / "img_celeba" / photo.file, folder / name)
-                writer.writerow([name, *photo.landmarks])
+    landmarks = {}
+    for copy in range(COPIES):
+        for photo in read_celeba(SMALL).photos:
+            name = f"{copy}-{photo.file}"
+            shutil.copy(SMALL / "img_celeba" / photo.file, folder / name)
+            landmarks[name] = photo.landmarks
+    write_landmarks(folder.parent / "table.csv", landmarks)
     (folder.parent / "tiny.toml").write_text(SETTINGS)
     return folder
 

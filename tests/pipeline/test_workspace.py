@@ -15,7 +15,7 @@ from celebahq_builder.pipeline.verify import find_problems
 from celebahq_builder.run_directory.state import RunState, StageState
 from celebahq_builder.run_directory.workspace import Workspace
 from celebahq_builder.storage import lock
-from tests.conftest import PHOTO_STAGES, SMALL, TINY, build_tiny
+from tests.conftest import PHOTO_STAGES, TINY, build_tiny
 from tests.pipeline.runs import assert_same, hdf5_bytes
 
 
@@ -165,14 +165,14 @@ def test_deleted_tables_and_page_are_written_again(tiny_copy: Path) -> None:
     assert workspace.report_path.exists()
 
 
-def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
+def test_table_of_rejected_photos_when_none_is_kept(celeba: Path, tmp_path: Path) -> None:
     """It is there at the error, and after a redo it is that of the new run."""
-    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
-    build_tiny(out, root, limit=2)
+    out = tmp_path / "run"
+    build_tiny(out, celeba, limit=2)
     for name in ("000001.jpg", "000002.jpg"):
-        (root / "img_celeba" / name).write_bytes(b"")
+        (celeba / "img_celeba" / name).write_bytes(b"")
     with pytest.raises(WorkspaceError, match=r"no photo was kept, .*rejected\.csv says why"):
-        build_tiny(out, root, limit=2, redo="crop")
+        build_tiny(out, celeba, limit=2, redo="crop")
     rows = Workspace(out).rejected_path.read_text().splitlines()
     assert [row.split(",")[:4] for row in rows[-2:]] == [
         [f"{name}.jpg", name, "rejected", "EMPTY_FILE"] for name in ("000001", "000002")
@@ -182,14 +182,14 @@ def test_table_of_rejected_photos_when_none_is_kept(tmp_path: Path) -> None:
     assert "EMPTY_FILE" in Workspace(out).report_path.read_text()
 
 
-def test_photos_that_are_no_files_are_rejected(tmp_path: Path) -> None:
-    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
+def test_photos_that_are_no_files_are_rejected(celeba: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
     for name in ("000001.jpg", "000002.jpg", "000003.jpg"):
-        (root / "img_celeba" / name).unlink()
-    os.mkfifo(root / "img_celeba" / "000001.jpg")
-    (root / "img_celeba" / "000002.jpg").symlink_to("/dev/zero")
-    (root / "img_celeba" / "000003.jpg").mkdir()
-    result = build_tiny(out, root, limit=4)
+        (celeba / "img_celeba" / name).unlink()
+    os.mkfifo(celeba / "img_celeba" / "000001.jpg")
+    (celeba / "img_celeba" / "000002.jpg").symlink_to("/dev/zero")
+    (celeba / "img_celeba" / "000003.jpg").mkdir()
+    result = build_tiny(out, celeba, limit=4)
     assert (result.kept, result.failed, result.reasons) == (1, 0, {"UNREADABLE": 3})
     rejected = Workspace(out).rejected_path.read_text()
     for name, what in (("000001", "a named pipe"), ("000002", "a device"), ("000003", "a folder")):
@@ -226,24 +226,23 @@ def test_state_of_a_run(tiny_run: Path, tmp_path: Path) -> None:
     assert (state.summary.photos, state.summary.kept, state.summary.reasons) == (5, 3, {"LOW_SCORE": 2})
 
 
-def test_run_inside_the_folder_of_photos(tmp_path: Path) -> None:
-    root = Path(shutil.copytree(SMALL, tmp_path / "celeba"))
-    out = root / "img_celeba" / "work"
-    build_tiny(out, root, until="align")
-    assert build_tiny(out, root).photos == 5
+def test_run_inside_the_folder_of_photos(celeba: Path, tmp_path: Path) -> None:
+    out = celeba / "img_celeba" / "work"
+    build_tiny(out, celeba, until="align")
+    assert build_tiny(out, celeba).photos == 5
 
 
-def test_missing_photos_do_not_change_later_stages(tmp_path: Path, tiny_run: Path) -> None:
-    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
-    build_tiny(out, root)
-    photo = root / "img_celeba" / "000002.jpg"
+def test_missing_photos_do_not_change_later_stages(celeba: Path, tmp_path: Path, tiny_run: Path) -> None:
+    out = tmp_path / "run"
+    build_tiny(out, celeba)
+    photo = celeba / "img_celeba" / "000002.jpg"
     photo.rename(tmp_path / "away.jpg")
     keeping = replace(TINY, keep_stages=("denoise",))
     with pytest.raises(WorkspaceError, match=r"000002\.jpg was kept by align before"):
-        build_tiny(out, root, recipe=keeping)
+        build_tiny(out, celeba, recipe=keeping)
     (tmp_path / "away.jpg").rename(photo)
-    build_tiny(out, root, recipe=keeping)
-    assert build_tiny(out, root).kept == 3
+    build_tiny(out, celeba, recipe=keeping)
+    assert build_tiny(out, celeba).kept == 3
     assert hdf5_bytes(out) == hdf5_bytes(tiny_run)
 
 
@@ -271,11 +270,11 @@ def test_a_stage_is_complete_when_all_photos_are_accounted_for(lost: bool, tiny_
     assert not stage.mark_path.exists()
 
 
-def test_photo_added_later_is_counted(tmp_path: Path) -> None:
-    root, out = Path(shutil.copytree(SMALL, tmp_path / "celeba")), tmp_path / "run"
-    build_tiny(out, root)
-    shutil.copy(root / "img_celeba" / "000001.jpg", root / "img_celeba" / "new.jpg")
-    assert build_tiny(out, root).reasons == {"LOW_SCORE": 2, "NOT_LISTED": 1}
+def test_photo_added_later_is_counted(celeba: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    build_tiny(out, celeba)
+    shutil.copy(celeba / "img_celeba" / "000001.jpg", celeba / "img_celeba" / "new.jpg")
+    assert build_tiny(out, celeba).reasons == {"LOW_SCORE": 2, "NOT_LISTED": 1}
     assert "new.jpg" in Workspace(out).rejected_path.read_text()
     assert list(find_problems(out)) == []
 

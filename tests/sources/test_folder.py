@@ -104,6 +104,19 @@ def test_csv_without_its_columns(header: str, said: str, tmp_path: Path) -> None
         read_csv(tmp_path, header=header)
 
 
+def test_one_photo(tmp_path: Path) -> None:
+    """The table may list it as .jpg where it is shipped as PNG."""
+    read_csv(tmp_path, f"a.jpg,{CSV_ROW}", f"b.jpg,{CSV_ROW}")
+    photo = tmp_path / "photos" / "a.png"
+    photo.touch()
+    source = read_folder(photo, tmp_path / "landmarks.csv")
+    assert (source.photos, source.rejected) == ((Photo("a", "a.jpg", NUMBERS),), ())
+    photo.with_suffix(".jpg").touch()
+    assert read_folder(photo.with_suffix(".jpg"), tmp_path / "landmarks.csv").photos == source.photos
+    other = read_folder(photo, tmp_path / "landmarks.csv")
+    assert (other.photos, reasons(other)) == ((), [("a.png", Reason.NOT_LISTED)])
+
+
 def test_csv_that_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot be read"):
         read_csv(tmp_path, "x" * 200_000)

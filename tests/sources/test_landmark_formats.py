@@ -143,11 +143,7 @@ def test_pts_files_in_a_folder_of_their_own(folder: Path, tmp_path: Path) -> Non
         table.with_name(f"{name}.pts").write_text(pts(points_of()))
     source = read_folder(folder, tmp_path / "points")
     assert [photo.file for photo in source.photos] == ["a.jpg", "caf\u00e9.jpg"]
-    assert reasons(source) == [
-        ("b.jpg", Reason.BAD_ROW),
-        ("b.png", Reason.BAD_ROW),
-        ("gone.pts", Reason.FILE_MISSING),
-    ]
+    assert reasons(source) == [("b.jpg", Reason.BAD_ROW), ("b.png", Reason.BAD_ROW), ("gone.pts", Reason.FILE_MISSING)]
     assert source.rejected[0].detail == "b.pts may belong to b.jpg or b.png; keep one of them"
 
 

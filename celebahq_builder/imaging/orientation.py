@@ -10,7 +10,9 @@ import numpy as np
 
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Points
-from celebahq_builder.landmarks.crops import MIRRORED
+
+MIRRORED = (1, 0, 2, 4, 3)
+"""Order of five landmarks after left and right are exchanged."""
 
 _FLIPS = {
     1: (False, False, False),

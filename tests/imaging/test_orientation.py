@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from celebahq_builder.landmarks import orientation
+from celebahq_builder.imaging import orientation
 
 
 @pytest.mark.parametrize("exif", range(1, 9))
