@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -21,11 +22,12 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.imaging.image_grid import image_grid, png_bytes, to_rgb
 from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
-from celebahq_builder.models.progan import Architecture, GeneratorNetwork
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.models.weight_file import read_weights
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan.generate import GeneratedImages, generate, generate_images, to_pixels, write_sheet
 from celebahq_builder.progan.video import interpolate, training_video, walk
+from tests.progan.tiny import NET
 
 CPU = torch.device("cpu")
 
@@ -34,15 +36,13 @@ CPU = torch.device("cpu")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(3)
-    export_generator(
-        folder, GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 3, 0.5, {}
-    )
+    export_generator(folder, GeneratorNetwork(NET), 3, 0.5, {})
     return folder
 
 
 def test_a_generator_is_read_back(run: Path) -> None:
     torch.manual_seed(3)
-    before = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    before = GeneratorNetwork(NET)
     after = load_generator(run, CPU)
     assert (after.level, after.alpha, after.kimg, after.data) == (3, 0.5, None, None)
     z = torch.randn(2, 8)
@@ -158,7 +158,7 @@ def probe(path: Path) -> tuple[int, tuple[int, int]]:
 def test_a_walk_uses_alpha_and_labels(tmp_path: Path) -> None:
     """A level that fades in is blended with weight alpha; the walks have one label after the other."""
     torch.manual_seed(3)
-    generator = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=2))
+    generator = GeneratorNetwork(replace(NET, labels=2))
     with torch.no_grad():
         generator.to_rgb[2].bias.fill_(100.0)  # white with alpha 1
     for run, alpha in (("begun", 0.0), ("done", 1.0)):
@@ -263,7 +263,7 @@ def test_files_that_are_not_generators(make: str, run: Path, tmp_path: Path) -> 
     assert "\n" not in str(raised.value)
 
 
-ARCHITECTURE = {"resolution": 16, "latent": 8, "channels_base": 64, "channels_max": 8}
+ARCHITECTURE = asdict(NET)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_changed_bit(run: Path, tmp_path: Path) -> None:
 
 def test_one_label_of_several(tmp_path: Path) -> None:
     """All images have that label; an unknown label is refused."""
-    architecture = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=3)
+    architecture = replace(NET, labels=3)
     export_generator(tmp_path, GeneratorNetwork(architecture), 4, 1.0, {})
     every, one = GeneratedImages(tmp_path, 7, 0, CPU), GeneratedImages(tmp_path, 7, 0, CPU, label=1)
     assert every.labels is not None
@@ -339,9 +339,7 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     assert same == [False, True, False, False, True, False, False]
     with pytest.raises(WeightsError, match="label 3 does not exist: the generator was trained with labels 0 to 2"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=3)
-    export_generator(
-        tmp_path, GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {}
-    )
+    export_generator(tmp_path, GeneratorNetwork(NET), 4, 1.0, {})
     with pytest.raises(WeightsError, match="with no labels"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=0)
 
