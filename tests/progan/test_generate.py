@@ -98,16 +98,15 @@ def test_an_interrupted_file_leaves_nothing(run: Path, tmp_path: Path) -> None:
 
 
 def test_videos_do_not_replace_files(run: Path, tmp_path: Path) -> None:
-    made = load_generator(run, CPU)
-    generator, level = made.network, made.level
+    generator = load_generator(run, CPU)
     (tmp_path / "walk.partial.mp4").write_text("theirs")
-    interpolate(generator, level, tmp_path / "walk.mp4", seconds=0.2, fps=5)
+    interpolate(generator, tmp_path / "walk.mp4", seconds=0.2, fps=5)
     assert (tmp_path / "walk.partial.mp4").read_text() == "theirs"
     (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
     with pytest.raises(FormatError, match=r"link\.mp4 exists and is not overwritten"):
-        interpolate(generator, level, tmp_path / "link.mp4", seconds=0.2, fps=5)
+        interpolate(generator, tmp_path / "link.mp4", seconds=0.2, fps=5)
     with pytest.raises(FormatError, match="cannot be written: File exists; choose another `out`"):
-        interpolate(generator, level, tmp_path / "walk.mp4" / "a.mp4", seconds=0.2, fps=5)
+        interpolate(generator, tmp_path / "walk.mp4" / "a.mp4", seconds=0.2, fps=5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.mp4", "walk.mp4", "walk.partial.mp4"]
 
 
@@ -127,9 +126,8 @@ def test_a_walk_is_a_smooth_loop() -> None:
 
 
 def test_videos(run: Path, tmp_path: Path) -> None:
-    made = load_generator(run, CPU)
-    generator, level = made.network, made.level
-    interpolate(generator, level, tmp_path / "walk.mp4", seconds=1, fps=12, columns=3, rows=2)
+    generator = load_generator(run, CPU)
+    interpolate(generator, tmp_path / "walk.mp4", seconds=1, fps=12, columns=3, rows=2)
     frames, size = probe(tmp_path / "walk.mp4")
     assert (frames, size) == (12, (24, 16))
     for i, side in ((0, 32), (5, 65)):
