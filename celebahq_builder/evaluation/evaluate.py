@@ -149,15 +149,15 @@ def _plan(
     job = Job(metric, count, extractor if metric in INCEPTION_METRICS else None, (Part(source, 0, wanted),))
     if reference is None:
         return job
-    there = reference.source.count
+    available = reference.source.count
     if not METRICS[metric].compares:
-        if there is not None and there < wanted:
-            return replace(job, missing_reason=f"the reference has {there:,} images, {wanted:,} are needed")
+        if available is not None and available < wanted:
+            return replace(job, missing_reason=f"the reference has {available:,} images, {wanted:,} are needed")
         return replace(job, baseline=(Part(reference, 0, wanted),))
     job = replace(job, parts=(*job.parts, Part(reference, 0, reference_count(reference.source, count))))
     half = half_count(reference.source, count)
     if not half:
-        reason = f"the reference has {there:,} images, its two halves need {count:,} at least"
+        reason = f"the reference has {available:,} images, its two halves need {count:,} at least"
         return replace(job, missing_reason=reason)
     return replace(job, baseline=(Part(reference, 0, half), Part(reference, half, 2 * half)))
 
