@@ -1,7 +1,9 @@
-"""A disk that fails while a file is written, at a place that is chosen."""
+"""A disk that fails while a file is written, at a place that is chosen; a disk of a few kilobytes."""
 
+import contextlib
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,18 @@ def failing(monkeypatch: pytest.MonkeyPatch, number: int, when: Callable[[str], 
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """Mount a file system of a few kilobytes; skips the test where that is not allowed."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)

@@ -204,10 +204,10 @@ def interpolate(generator: Path, out: Path, grid: tuple[int, int], device: str, 
     from celebahq_builder.progan.video import interpolate as make
     from celebahq_builder.progress import Progress
 
-    made = load_generator(generator, torch.device(parallel.devices(device)[0]))
+    trained = load_generator(generator, torch.device(parallel.devices(device)[0]))
     progress = Progress("interpolate", max(1, round(asked["seconds"] * asked["fps"])), unit="frame", judged=False)
     size = {"columns": grid[0], "rows": grid[1]}
-    make(made.network, made.level, out, alpha=made.alpha, advance=progress.advance, **size, **asked)
+    make(trained, out, advance=progress.advance, **size, **asked)
     progress.close()
     print_path("video", out)
 

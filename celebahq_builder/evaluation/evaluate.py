@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,7 @@ from celebahq_builder.evaluation.protocol import (
     check_evaluation,
     half_count,
     reference_count,
+    score_name,
 )
 from celebahq_builder.evaluation.result import Baseline, Number, Result, Score
 from celebahq_builder.metrics import ssim, swd
@@ -56,20 +57,21 @@ def evaluate(
         raise ValueError(f"the reference is of seed {reference.seed}, the protocol of seed {protocol.seed}")
     check_evaluation(source, reference.source if reference else None, protocol)
 
+    if extractor is None and not set(INCEPTION_METRICS).isdisjoint(protocol.metrics):
+        from celebahq_builder.metrics.inception import Inception
+
+        extractor = Inception(protocol.inception, protocol.device)
+
     # Plan the numbers, and prepare the images for the passes over them
     images = SourceImages(source, protocol.seed)
-    jobs = [_plan(metric, images, reference, protocol) for metric in protocol.metrics]
+    jobs = [_plan(metric, images, reference, protocol, extractor) for metric in protocol.metrics]
     for side in dict.fromkeys(part.images for job in jobs for part in job.all_parts):
         needed = max(part.stop for job in jobs for part in job.all_parts if part.images is side)
         hashed = {part.stop for job in jobs for part in job.parts if part.images is side}
         side.will_need(needed, hashed)
 
     # Run the Inception network, one pass over each side
-    if any(job.metric in INCEPTION_METRICS for job in jobs):
-        if extractor is None:
-            from celebahq_builder.metrics.inception import Inception
-
-            extractor = Inception(protocol.inception, protocol.device)
+    if extractor is not None:
         _extract(jobs, extractor)
 
     # Compute the numbers
@@ -83,7 +85,7 @@ def evaluate(
         channels=source.channels,
         seed=protocol.seed,
         device=device_name,
-        scores=tuple(_score(job, reference, protocol, extractor) for job in jobs),
+        scores=tuple(_score(job, reference, protocol) for job in jobs),
     )
 
 
@@ -105,19 +107,16 @@ class Part:
         """Yield the images."""
         return self.images.batches(self.start, self.stop)
 
-    def key(self, metric: str, extractor: Extractor) -> FeatureKey:
-        """Return the key of the features of these images for a metric."""
-        return extractor.sha256, metric, self.start, self.stop
-
 
 @dataclass(frozen=True)
 class Job:
     """A number to compute, and its baseline."""
 
     metric: str
-    name: str
     count: int
     """Number of images (or pairs) of the source."""
+    extractor: Extractor | None
+    """The Inception network; None if the metric does not need it."""
     parts: tuple[Part, ...]
     """Images of the source, and of the reference if the metric compares."""
     baseline: tuple[Part, ...] = ()
@@ -125,28 +124,42 @@ class Job:
     missing_reason: str = ""
 
     @property
+    def name(self) -> str:
+        """The name of the score."""
+        return score_name(self.metric, self.count)
+
+    @property
     def all_parts(self) -> tuple[Part, ...]:
         """The images of the number and of its baseline."""
         return *self.parts, *self.baseline
 
+    def key(self, part: Part) -> FeatureKey:
+        """Return the key of the features of a part."""
+        return self.extractor.sha256 if self.extractor else "", self.metric, part.start, part.stop
 
-def _plan(metric: str, source: SourceImages, reference: SourceImages | None, protocol: EvaluationProtocol) -> Job:
-    count, wanted, name = protocol.count(metric), protocol.images(metric), protocol.name(metric)
-    ours = Part(source, 0, wanted)
+
+def _plan(
+    metric: str,
+    source: SourceImages,
+    reference: SourceImages | None,
+    protocol: EvaluationProtocol,
+    extractor: Extractor | None,
+) -> Job:
+    count, wanted = protocol.count(metric), protocol.images(metric)
+    job = Job(metric, count, extractor if metric in INCEPTION_METRICS else None, (Part(source, 0, wanted),))
     if reference is None:
-        return Job(metric, name, count, (ours,))
-    there = reference.source.count
+        return job
+    available = reference.source.count
     if not METRICS[metric].compares:
-        if there is not None and there < wanted:
-            reason = f"the reference has {there:,} images, {wanted:,} are needed"
-            return Job(metric, name, count, (ours,), missing_reason=reason)
-        return Job(metric, name, count, (ours,), (Part(reference, 0, wanted),))
-    parts = (ours, Part(reference, 0, reference_count(reference.source, count)))
+        if available is not None and available < wanted:
+            return replace(job, missing_reason=f"the reference has {available:,} images, {wanted:,} are needed")
+        return replace(job, baseline=(Part(reference, 0, wanted),))
+    job = replace(job, parts=(*job.parts, Part(reference, 0, reference_count(reference.source, count))))
     half = half_count(reference.source, count)
     if not half:
-        reason = f"the reference has {there:,} images, its two halves need {count:,} at least"
-        return Job(metric, name, count, parts, missing_reason=reason)
-    return Job(metric, name, count, parts, (Part(reference, 0, half), Part(reference, half, 2 * half)))
+        reason = f"the reference has {available:,} images, its two halves need {count:,} at least"
+        return replace(job, missing_reason=reason)
+    return replace(job, baseline=(Part(reference, 0, half), Part(reference, half, 2 * half)))
 
 
 # --- Computation ------------------------------------------------------------------------------------------------
@@ -156,8 +169,8 @@ def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
     """Compute the features of both sides that are not known yet, in one pass over each side."""
     wanted: dict[SourceImages, dict[FeatureKey, Features]] = {}
     for job in jobs:
-        for part in job.all_parts if job.metric in INCEPTION_METRICS else ():
-            if (key := part.key(job.metric, extractor)) not in part.images.features:
+        for part in job.all_parts if job.extractor else ():
+            if (key := job.key(part)) not in part.images.features:
                 wanted.setdefault(part.images, {})[key] = Features(job.metric, part.start, part.stop)
     for images, features in wanted.items():
         where, stop = images.source.where, max(one.stop for one in features.values())
@@ -166,19 +179,15 @@ def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
         images.features.update(features)
 
 
-def _score(
-    job: Job, reference: SourceImages | None, protocol: EvaluationProtocol, extractor: Extractor | None
-) -> Score:
+def _score(job: Job, reference: SourceImages | None, protocol: EvaluationProtocol) -> Score:
     """Compute a number and its baseline; the reference keeps the baseline for later evaluations."""
-    number, baseline = _number(job.metric, job.parts, job.name, protocol, extractor), None
+    number, baseline = _number(job, job.parts, job.name, protocol), None
     if reference is not None:
         kind, found, count = "floor" if METRICS[job.metric].compares else "reference", None, 0
         if job.baseline:
-            network = extractor.sha256 if extractor and job.metric in INCEPTION_METRICS else ""
-            key = (job.metric, network, tuple((part.start, part.stop) for part in job.baseline))
+            key = tuple(job.key(part) for part in job.baseline)
             if key not in reference.numbers:
-                title = f"{job.name}, {kind}"
-                reference.numbers[key] = _number(job.metric, job.baseline, title, protocol, extractor)
+                reference.numbers[key] = _number(job, job.baseline, f"{job.name}, {kind}", protocol)
             found, count = reference.numbers[key], len(job.baseline[0]) // METRICS[job.metric].images_each
         baseline = Baseline(kind, found, count, job.missing_reason)
     theirs = job.parts[1] if len(job.parts) > 1 else None
@@ -190,19 +199,17 @@ def _score(
         reference_count=None if theirs is None else len(theirs),
         source_sha256=job.parts[0].images.sha256(job.parts[0].stop),
         reference_sha256=None if theirs is None else theirs.images.sha256(theirs.stop),
-        settings=_settings(job, extractor),
+        settings=_settings(job),
     )
 
 
-def _number(
-    metric: str, parts: Sequence[Part], title: str, protocol: EvaluationProtocol, extractor: Extractor | None
-) -> Number:
-    """Return the value of a metric for one or two parts."""
+def _number(job: Job, parts: Sequence[Part], title: str, protocol: EvaluationProtocol) -> Number:
+    """Return the value of the metric for one or two parts."""
     first, where, device = parts[0], parts[0].images.source.where, protocol.device
-    if extractor is not None and metric in INCEPTION_METRICS:
-        features = [part.images.features[part.key(metric, extractor)] for part in parts]
-        number = inception_number(metric, features, protocol.seed)
-    elif metric == "ms-ssim":
+    if job.extractor:
+        features = [part.images.features[job.key(part)] for part in parts]
+        number = inception_number(job.metric, features, protocol.seed)
+    elif job.metric == "ms-ssim":
         with image_progress(title, len(first)) as progress:
             similarity = ssim.mean_ms_ssim(
                 lambda: (batch.to(device) for batch in first.batches()),
@@ -230,10 +237,10 @@ def _number(
     return number
 
 
-def _settings(job: Job, extractor: Extractor | None) -> dict[str, object]:
+def _settings(job: Job) -> dict[str, object]:
     """Return the settings of the metric as JSON values."""
-    if extractor is not None and job.metric in INCEPTION_METRICS:
-        return inception_settings(job.metric, extractor, [len(part) for part in job.parts])
+    if job.extractor:
+        return inception_settings(job.metric, job.extractor, [len(part) for part in job.parts])
     if job.metric == "swd":
         drawn = f"{PATCHES_PER_IMAGE} of {PATCH_PX}x{PATCH_PX} px an image and level"
         return {"resize": None, "patches": drawn, "directions": DIRECTIONS}

@@ -146,10 +146,7 @@ BATCH_IMAGES = 512
 """Largest number of images in a batch."""
 
 FeatureKey = tuple[str, str, int, int]
-"""SHA-256 of the Inception weights, metric, first place, and the place after the last one."""
-
-NumberKey = tuple[str, str, tuple[tuple[int, int], ...]]
-"""Metric, SHA-256 of the Inception weights if they are used, and the places of each part."""
+"""SHA-256 of the Inception weights if the metric uses them, metric, first place, and the place after the last one."""
 
 
 class SourceImages:
@@ -167,8 +164,8 @@ class SourceImages:
         self.source, self.seed = source, seed
         self.features: dict[FeatureKey, Features] = {}
         """Features that were extracted from these images."""
-        self.numbers: dict[NumberKey, Number] = {}
-        """Baselines that were computed from these images, if they are a reference."""
+        self.numbers: dict[tuple[FeatureKey, ...], Number] = {}
+        """Baselines that were computed from parts of these images, if they are a reference."""
         self._image_bytes = source.channels * source.resolution**2
         self._batch_images = min(BATCH_IMAGES, max(1, BATCH_BYTES // self._image_bytes))
         self._order = None if source.count is None else np.random.default_rng(seed).permutation(source.count)

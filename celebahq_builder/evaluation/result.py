@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,13 +181,13 @@ class Column:
     level: int | None
     """A level of SWD; None for the value of the metric."""
 
-    def value(self, result: Result, baseline: bool = False) -> float | None:
-        """Return the number of a result, or of its baseline; None if there is none."""
+    def value(self, result: Result, baseline: bool = False) -> float:
+        """Return the number of a result, or of its baseline; NaN if there is none."""
         score = result.score(self.metric)
         number = None if score is None else score.baseline_number if baseline else score.number
         if number is None:
-            return None
-        return number.value if self.level is None else number.levels.get(self.level)
+            return math.nan
+        return number.value if self.level is None else number.levels.get(self.level, math.nan)
 
 
 def columns(results: Sequence[Result]) -> list[Column]:
@@ -207,7 +208,7 @@ def snapshot_table(results: Sequence[Result]) -> list[list[str]]:
 
     def row(title: str, result: Result, baseline: bool) -> list[str]:
         values = (column.value(result, baseline) for column in shown)
-        return [title, str(result.resolution), *("-" if value is None else format_number(value) for value in values)]
+        return [title, str(result.resolution), *("-" if math.isnan(one) else format_number(one) for one in values)]
 
     latest = {result.resolution: result for result in results}.values()
     return [
@@ -368,12 +369,11 @@ def _protocol(result: Result) -> Iterator[tuple[str, str]]:
 def _charts(results: Sequence[Result]) -> Iterator[LineChart]:
     """Yield a chart of each number over kimg, with its baseline if all these snapshots have one."""
     for column in columns(results):
-        shown = [result for result in results if column.value(result) is not None]
-        lines = {column.title: [value for result in shown if (value := column.value(result)) is not None]}
-        baselines = [value for result in shown if (value := column.value(result, baseline=True)) is not None]
+        shown = [result for result in results if not math.isnan(column.value(result))]
+        kimg = [float(str(result.source["kimg"])) for result in shown]
+        baselines = [column.value(result, baseline=True) for result in shown]
         score, baseline = shown[-1].score(column.metric), None
-        if score and score.baseline and len(baselines) == len(shown):
+        if score and score.baseline and not any(map(math.isnan, baselines)):
             baseline = score.baseline.kind, baselines
-        chart = line_chart(column.title, [float(str(result.source["kimg"])) for result in shown], lines, baseline)
-        if chart:
+        if chart := line_chart(column.title, kimg, {column.title: [*map(column.value, shown)]}, baseline):
             yield chart

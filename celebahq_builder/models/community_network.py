@@ -170,18 +170,14 @@ def cached_footprint(digest: str, measure: Callable[[], Footprint]) -> Footprint
 
     path = Path(pooch.os_cache("celebahq_builder")) / f"tiles-1-{digest}.json"
     with contextlib.suppress(OSError, ValueError, CelebAHQError):
-        return from_mapping(Footprint, _table(parse_json(read_text(path, MAX_VALUE_BYTES))), where=str(path))
+        values = parse_json(read_text(path, MAX_VALUE_BYTES))
+        if isinstance(values, dict):
+            return from_mapping(Footprint, values, where=str(path))
     log.info("measuring the context that the tiles of the network need; this takes up to a minute, once per file")
     found = measure()
     with contextlib.suppress(OSError, CelebAHQError):  # without a cache, each process measures the same
         write_json(path, asdict(found))
     return found
-
-
-def _table(value: object) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise ValueError("not a table")
-    return value
 
 
 def measure_footprint(net: Callable[[Tensor], Tensor], multiple_of: int = 1) -> Footprint:

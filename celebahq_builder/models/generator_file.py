@@ -98,9 +98,9 @@ def load_generator(path: Path, device: torch.device) -> TrainedGenerator:
             raise ValueError(f"level = {level} and alpha = {alpha} do not fit {architecture.resolution} px")
         if not isinstance(kimg, int | float | None) or not isinstance(data, dict | None):
             raise TypeError("kimg or data have another type")
+        network = build_generator(architecture, tensors, device)
         if facts.get(TENSORS_DIGEST, wanted := digest(tensors)) != wanted:
             raise WeightsError(f"{file} is damaged: its tensors are not those that were written; export it again")
-        network = build_generator(architecture, tensors, device)
     except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RecipeError) as error:
         reason = first_line(error)
         raise WeightsError(f"{file} was written by another version, or changed ({reason}); export it again") from None

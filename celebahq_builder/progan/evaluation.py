@@ -63,7 +63,7 @@ def checkpoint_sources(run: Path, seed: int, device: torch.device) -> list[Gener
 
 @dataclass
 class GeneratorSource:
-    """Generated images as an `evaluation.protocol.ImageSource` without end.
+    """Generated images as an `evaluation.protocol.ImageSource`, in any number.
 
     Image i of a seed is that of `generate.GeneratedImages`. Latents pass the network in whole blocks, whichever images
     are read, so that an image has the same bits in every evaluation.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -253,8 +252,7 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
         point = schedule.at(begins + schedule.fade_kimg / 2 if begins else 0.0, net.level_max)
         side, share = f"{point.resolution}x{point.resolution}", point.minibatch // context.size
         group = group_size(share, net.stddev_group)
-        counts = point.passes(context.size, net.stddev_group), point.parts(context.size, net.stddev_group)
-        wanted = share // math.prod(counts)
+        wanted = share // point.passes(context.size, net.stddev_group) // point.parts(context.size, net.stddev_group)
         smallest = 1 if recipe.can_split_groups else group
         sizes = [n for n in range(wanted, smallest - 1, -1) if share % n == 0 and 0 in (n % group, group % n)]
         size = next((n for n in sizes if _step_fits(progan, replace(point, minibatch=share, per_gpu=n))), None)

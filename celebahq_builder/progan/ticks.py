@@ -29,7 +29,7 @@ from celebahq_builder.progan.evaluation import GeneratorSource
 from celebahq_builder.progan.real_images import RealImages
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep
-from celebahq_builder.progan.training_report import outlook, write_training_report
+from celebahq_builder.progan.training_report import REPORT, outlook, write_training_report
 from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import TrainingLogger, read_lines
@@ -228,7 +228,6 @@ class RunOutput:
         self.out, self.recipe, self.progan, self.reals = request.out, recipe, progan, reals
         self.progress, self.stop, self.images_per_s = progress, stop, dict(images_per_s)
         self.total_kimg = request.total_kimg or recipe.schedule.total_kimg
-        self.report = request.out / "report" / "index.html"
         self.metrics = None
         if recipe.tick.metric_ticks:
             reference = request.against or request.data
@@ -250,7 +249,7 @@ class RunOutput:
                 if not progress.images:
                     self.write_image_grid()
                 self.write_report()
-                log.info("report: %s", self.report.absolute())
+                log.info("report: %s", (out / REPORT).absolute())
                 for text in self._outlook():
                     log.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, "%s", text)
                 self.line_s = time.monotonic()

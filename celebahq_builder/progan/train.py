@@ -23,6 +23,7 @@ from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, TrainingRequest
 from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
 from celebahq_builder.progan.ticks import RunOutput, TrainingProgress, divergence_reason
+from celebahq_builder.progan.training_report import REPORT
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder, resuming
 from celebahq_builder.training.distributed import DistributedContext, PolledFlag
 from celebahq_builder.training.interruption import StopRequest
@@ -127,8 +128,7 @@ class Training:
                 output.write_report(*[f"interrupted; {self.stop.advice}"] * (progress.kimg < total_kimg))
             context.any(False)  # torchrun kills the other processes as soon as one has ended
         if progress.kimg < total_kimg:
-            report = self.request.out / "report" / "index.html"
-            raise self.stop.interruption(f"; report: {report.absolute()}")
+            raise self.stop.interruption(f"; report: {(self.request.out / REPORT).absolute()}")
         return self.request.out
 
     def _now(self) -> SchedulePoint:

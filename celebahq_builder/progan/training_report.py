@@ -116,6 +116,9 @@ def remaining_s(
     return left
 
 
+REPORT = "report/index.html"
+"""The page in the folder of a run."""
+
 GRIDS_MAX = 12
 """Image grids on the page: the first, the last, and others at equal distances."""
 
@@ -164,7 +167,7 @@ def write_training_report(run: Path, outlook: Sequence[str] = ()) -> Path:
         "grids": list(_grid_images(run)),
         "settings": [(key, json.dumps(value)) for key, value in flatten(recipe).items()],
     }
-    path = run / "report" / "index.html"
+    path = run / REPORT
     write_atomic(path, render_page("training.html.j2", contents))
     return path
 

@@ -20,7 +20,7 @@ from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.image_grid import image_grid, to_rgb
 from celebahq_builder.imaging.image_io import open_rgb
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
-from celebahq_builder.models.progan import GeneratorNetwork
+from celebahq_builder.models.generator_file import TrainedGenerator
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.progan.generate import check_grid, cyclic_labels, generate_images
 from celebahq_builder.storage import as_storage_error, check_free, partial_file, publish_new, read_file, sync_file
@@ -41,11 +41,9 @@ def walk(dimensions: int, frames: int, images: int, fps: float, seed: int) -> ND
 
 
 def interpolate(
-    generator: GeneratorNetwork,
-    level: int,
+    trained: TrainedGenerator,
     out: Path,
     *,
-    alpha: float = 1.0,
     seconds: float = 60.0,
     fps: float = 60.0,
     columns: int = 1,
@@ -57,10 +55,8 @@ def interpolate(
     """Write a video of random walks in latent space, H.264 in an MP4 file.
 
     Args:
-        generator: in evaluation mode, on its device.
-        level: log2 of the resolution of one image.
+        trained: the generator.
         out: MP4 file; must not exist.
-        alpha: weight of the level, from 0 to 1.
         columns: walks side by side; `rows`: walks one below the other.
         label: of all walks, for a generator with labels; None: one label after the other.
         advance: called with the number of frames written since the last call.
@@ -69,6 +65,7 @@ def interpolate(
         FormatError: `out` exists, or cannot be written as a video, or its frames would be too large.
         WeightsError: the generator does not have that label.
     """
+    generator, level, alpha = trained.network, trained.level, trained.alpha
     check_grid(columns, rows, 1 << level)
     frames = max(1, round(seconds * fps))
     latents = walk(generator.architecture.latent, frames, columns * rows, fps, seed)

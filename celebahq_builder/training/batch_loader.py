@@ -25,8 +25,8 @@ END_S = 10.0
 def draw_batches(draw_batch: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch, None, None]:
     """Yield the batches of some steps, drawn in worker processes; `close` ends them.
 
-    Threads would hold each other up, and the thread of the training, by Python's global lock. torch's DataLoader is not
-    used: after a worker was killed, it raises its error at any point of the main thread, also in later code.
+    Threads would block each other and the training, because of Python's global lock. torch's DataLoader is not used:
+    after a worker was killed, it raises its error at any point of the main thread, also in later code.
 
     Args:
         draw_batch: returns the batch of a step. The workers are forks of this process, so they share its photos.

@@ -73,14 +73,18 @@ class DistributedContext:
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    def maxima(self, *values: float) -> list[float]:
+        """Return the largest of each value over all processes."""
+        if self.size == 1:
+            return [*values]
+        maxima = torch.tensor(values, device=self.device)
+        with _report_lost_process():
+            dist.all_reduce(maxima, dist.ReduceOp.MAX)
+            return maxima.tolist()
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
-        if self.size == 1:
-            return flag
-        flags = torch.tensor(float(flag), device=self.device)
-        with _report_lost_process():
-            dist.all_reduce(flags, dist.ReduceOp.MAX)
-            return bool(flags)
+        return bool(self.maxima(float(flag))[0])
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of `values` over all processes."""
@@ -114,10 +118,7 @@ class PolledFlag:
         now_s = time.monotonic()
         step_s = (now_s - self.began_s) / self.steps
         self.steps, self.began_s = 0, now_s  # the time for which this poll waits counts for the next steps
-        values = torch.tensor([float(flag), step_s], device=self.context.device)
-        with _report_lost_process():
-            dist.all_reduce(values, dist.ReduceOp.MAX)
-            found, step_s = values.tolist()
+        found, step_s = self.context.maxima(float(flag), step_s)
         # Twice the interval at most: the next steps may be slower.
         self.interval = max(1, min(2 * self.interval, int(POLL_S / max(step_s, 1e-6))))
         return bool(found)

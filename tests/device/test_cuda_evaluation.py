@@ -1,6 +1,7 @@
 """Evaluation on a CUDA device: the numbers of the CPU."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import SourceImages
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.models.generator_file import export_generator
-from celebahq_builder.models.progan import Architecture, GeneratorNetwork
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan.evaluation import GeneratorSource
 from tests.evaluation.sources import Held, smooth
+from tests.progan.tiny import NET
 
 CPU = torch.device("cpu")
 
@@ -48,7 +50,7 @@ def test_swd_and_ms_ssim_equal_those_of_the_cpu(device: torch.device) -> None:
 
 def test_a_generator_is_evaluated_on_the_device(device: torch.device, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    net = GeneratorNetwork(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
+    net = GeneratorNetwork(replace(NET, resolution=32))
     path = export_generator(tmp_path, net, 5, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
     results = []
     for where in (CPU, device):

@@ -13,6 +13,7 @@ from celebahq_builder.metrics.sliced import (
     random_directions,
     sliced_wasserstein,
 )
+from celebahq_builder.training.distributed import torch_threads
 
 
 def test_directions_are_unit_vectors_without_a_preference() -> None:
@@ -73,16 +74,12 @@ def test_order_blocks_and_threads_do_not_matter() -> None:
     found = []
     for size, threads in ((20_000, 1), (20_000, 2), (8_192, 3)):
         distance = streaming(a, b, directions)
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
+        with torch_threads(threads):
             for side, cloud in ((1, b), (0, a)):
                 for part in torch.split(cloud, size):
                     distance.add(side, part)
             found.append(distance.compute())
             assert torch.get_num_threads() == threads
-        finally:
-            torch.set_num_threads(before)
     assert found[0] == found[1] == found[2]
 
 

@@ -11,6 +11,7 @@ import torch
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.metrics import ssim as ssim_module
 from celebahq_builder.metrics.ssim import mean_ms_ssim, ms_ssim, ssim
+from celebahq_builder.training.distributed import torch_threads
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
 
 
@@ -118,12 +119,8 @@ def test_pairs_do_not_depend_on_batches() -> None:
 def test_threads_do_not_matter() -> None:
     a, b = (torch.from_numpy(images(40, 32, 32, seed=i)) for i in range(2))
     expected = ms_ssim(a, b)
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         assert torch.equal(ms_ssim(a, b), expected)
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_less_varied_set_has_a_higher_value() -> None:

@@ -60,6 +60,12 @@ def weights(shape: NetworkShape, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.randn(t.shape, generator=generator) for name, t in shape.build().state_dict().items()}
 
 
+def change_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
 @pytest.mark.parametrize("name", SMALL_SHAPES)
 def test_round_trip(name: str, tmp_path: Path) -> None:
     tensors = weights(SMALL_SHAPES[name])
@@ -77,26 +83,18 @@ def test_scores_of_a_weight_file(tmp_path: Path) -> None:
     assert find_entry("small", tmp_path).scores == {"psnr_y_db": 30.0, "gain": 0.5}
 
 
-def test_changed_file(tmp_path: Path) -> None:
-    file = register(tmp_path, "small", save(weights(SMALL)))
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(data)
-    message = rf"small\.safetensors is changed or cut short: SHA-256 {hashlib.sha256(data).hexdigest()}, not "
-    with pytest.raises(WeightsError, match=message):
-        load_network("small", folder=tmp_path)
-
-
-def test_truncated_file(tmp_path: Path) -> None:
-    file = register(tmp_path, "small", save(weights(SMALL)))
-    file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(WeightsError, match="changed or cut short"):
-        load_network("small", folder=tmp_path)
-
-
-def test_missing_file(tmp_path: Path) -> None:
-    register(tmp_path, "small", b"").unlink()
-    with pytest.raises(WeightsError, match=r"small\.safetensors cannot be read: No such file"):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (change_last_byte, "is changed or cut short: SHA-256 [0-9a-f]{64}, not "),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), "is changed or cut short"),
+        (Path.unlink, "cannot be read: No such file"),
+    ],
+    ids=["changed", "cut", "missing"],
+)
+def test_damaged_file(damage: Any, message: str, tmp_path: Path) -> None:
+    damage(register(tmp_path, "small", save(weights(SMALL))))
+    with pytest.raises(WeightsError, match=rf"small\.safetensors {message}"):
         load_network("small", folder=tmp_path)
 
 
@@ -267,12 +265,6 @@ def test_bundled_weights_are_listed_and_verified() -> None:
     assert [line.split()[0] for line in listed.splitlines()[1:]] == list(read_registry())
     checked = runner.invoke(cli.celebahq, ["weights", "verify"])
     assert (checked.exit_code, checked.output) == (0, "".join(f"{name}: OK\n" for name in read_registry()))
-
-
-def change_last_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
 
 
 def with_nan(path: Path) -> None:

@@ -1,12 +1,10 @@
 """Full disks, read-only file systems, and folders that are deleted during a build."""
 
-import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,23 +18,8 @@ from celebahq_builder.pipeline.build import build
 from celebahq_builder.sources.celeba import read_celeba
 from celebahq_builder.storage import as_storage_error, write_atomic
 from tests.conftest import TINY, build_tiny
-from tests.disk import failing
+from tests.disk import failing, small_disk
 from tests.pipeline.runs import assert_same
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of a few kilobytes; skips the test where that is not allowed."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a small file system needs root")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from celebahq_builder.evaluation.image_sources import SourceImages, open_data_se
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import Result, format_number
 from celebahq_builder.models.generator_file import export_generator
-from celebahq_builder.models.progan import Architecture, GeneratorNetwork
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan import evaluation
 from celebahq_builder.progan.evaluation import (
     EvaluationRequest,
@@ -36,7 +37,7 @@ from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.training.checkpoint import read_checkpoint, write_checkpoint
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
-from tests.progan.tiny import NETWORK, trained
+from tests.progan.tiny import NET, NETWORK, trained
 
 CPU = torch.device("cpu")
 
@@ -71,7 +72,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
-    net = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    net = GeneratorNetwork(NET)
     return export_generator(tmp_path_factory.mktemp("net"), net, 4, 1.0, {"kimg": 7, "data": {"sha256": "ab"}})
 
 
@@ -189,7 +190,7 @@ def test_a_run_as_reference(run: Path, data: Path) -> None:
 
 def test_a_generator_that_returns_nan(tmp_path: Path, data: Path) -> None:
     torch.manual_seed(0)
-    net = GeneratorNetwork(Architecture(resolution=32, latent=8, channels_base=64, channels_max=8))
+    net = GeneratorNetwork(replace(NET, resolution=32))
     with torch.no_grad():
         net.dense.weight[0, 0] = float("nan")
     path = export_generator(tmp_path, net, 5, 1.0, {})

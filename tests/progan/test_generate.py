@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -21,11 +22,12 @@ from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import CelebAHQError, FormatError, TrainingError, WeightsError
 from celebahq_builder.imaging.image_grid import image_grid, png_bytes, to_rgb
 from celebahq_builder.models.generator_file import FORMAT, export_generator, load_generator
-from celebahq_builder.models.progan import Architecture, GeneratorNetwork
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.models.weight_file import read_weights
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan.generate import GeneratedImages, generate, generate_images, to_pixels, write_sheet
 from celebahq_builder.progan.video import interpolate, training_video, walk
+from tests.progan.tiny import NET
 
 CPU = torch.device("cpu")
 
@@ -34,15 +36,13 @@ CPU = torch.device("cpu")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     torch.manual_seed(3)
-    export_generator(
-        folder, GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 3, 0.5, {}
-    )
+    export_generator(folder, GeneratorNetwork(NET), 3, 0.5, {})
     return folder
 
 
 def test_a_generator_is_read_back(run: Path) -> None:
     torch.manual_seed(3)
-    before = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8))
+    before = GeneratorNetwork(NET)
     after = load_generator(run, CPU)
     assert (after.level, after.alpha, after.kimg, after.data) == (3, 0.5, None, None)
     z = torch.randn(2, 8)
@@ -98,16 +98,15 @@ def test_an_interrupted_file_leaves_nothing(run: Path, tmp_path: Path) -> None:
 
 
 def test_videos_do_not_replace_files(run: Path, tmp_path: Path) -> None:
-    made = load_generator(run, CPU)
-    generator, level = made.network, made.level
+    generator = load_generator(run, CPU)
     (tmp_path / "walk.partial.mp4").write_text("theirs")
-    interpolate(generator, level, tmp_path / "walk.mp4", seconds=0.2, fps=5)
+    interpolate(generator, tmp_path / "walk.mp4", seconds=0.2, fps=5)
     assert (tmp_path / "walk.partial.mp4").read_text() == "theirs"
     (tmp_path / "link.mp4").symlink_to("nowhere.mp4")
     with pytest.raises(FormatError, match=r"link\.mp4 exists and is not overwritten"):
-        interpolate(generator, level, tmp_path / "link.mp4", seconds=0.2, fps=5)
+        interpolate(generator, tmp_path / "link.mp4", seconds=0.2, fps=5)
     with pytest.raises(FormatError, match="cannot be written: File exists; choose another `out`"):
-        interpolate(generator, level, tmp_path / "walk.mp4" / "a.mp4", seconds=0.2, fps=5)
+        interpolate(generator, tmp_path / "walk.mp4" / "a.mp4", seconds=0.2, fps=5)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.mp4", "walk.mp4", "walk.partial.mp4"]
 
 
@@ -127,9 +126,8 @@ def test_a_walk_is_a_smooth_loop() -> None:
 
 
 def test_videos(run: Path, tmp_path: Path) -> None:
-    made = load_generator(run, CPU)
-    generator, level = made.network, made.level
-    interpolate(generator, level, tmp_path / "walk.mp4", seconds=1, fps=12, columns=3, rows=2)
+    generator = load_generator(run, CPU)
+    interpolate(generator, tmp_path / "walk.mp4", seconds=1, fps=12, columns=3, rows=2)
     frames, size = probe(tmp_path / "walk.mp4")
     assert (frames, size) == (12, (24, 16))
     for i, side in ((0, 32), (5, 65)):
@@ -158,7 +156,7 @@ def probe(path: Path) -> tuple[int, tuple[int, int]]:
 def test_a_walk_uses_alpha_and_labels(tmp_path: Path) -> None:
     """A level that fades in is blended with weight alpha; the walks have one label after the other."""
     torch.manual_seed(3)
-    generator = GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=2))
+    generator = GeneratorNetwork(replace(NET, labels=2))
     with torch.no_grad():
         generator.to_rgb[2].bias.fill_(100.0)  # white with alpha 1
     for run, alpha in (("begun", 0.0), ("done", 1.0)):
@@ -263,7 +261,7 @@ def test_files_that_are_not_generators(make: str, run: Path, tmp_path: Path) -> 
     assert "\n" not in str(raised.value)
 
 
-ARCHITECTURE = {"resolution": 16, "latent": 8, "channels_base": 64, "channels_max": 8}
+ARCHITECTURE = asdict(NET)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +326,7 @@ def test_a_changed_bit(run: Path, tmp_path: Path) -> None:
 
 def test_one_label_of_several(tmp_path: Path) -> None:
     """All images have that label; an unknown label is refused."""
-    architecture = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8, labels=3)
+    architecture = replace(NET, labels=3)
     export_generator(tmp_path, GeneratorNetwork(architecture), 4, 1.0, {})
     every, one = GeneratedImages(tmp_path, 7, 0, CPU), GeneratedImages(tmp_path, 7, 0, CPU, label=1)
     assert every.labels is not None
@@ -339,9 +337,7 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     assert same == [False, True, False, False, True, False, False]
     with pytest.raises(WeightsError, match="label 3 does not exist: the generator was trained with labels 0 to 2"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=3)
-    export_generator(
-        tmp_path, GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)), 4, 1.0, {}
-    )
+    export_generator(tmp_path, GeneratorNetwork(NET), 4, 1.0, {})
     with pytest.raises(WeightsError, match="with no labels"):
         GeneratedImages(tmp_path, 7, 0, CPU, label=0)
 

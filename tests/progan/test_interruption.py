@@ -1,19 +1,17 @@
 """Interrupted trainings save a checkpoint, images and a report; diverged ones do not save a checkpoint."""
 
-import contextlib
-import dataclasses
 import logging
 import re
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from celebahq_builder.config import load
 from celebahq_builder.errors import TrainingError, WorkspaceError, WorkspaceLocked
 from celebahq_builder.progan import ticks
 from celebahq_builder.progan.schedule import ProGANRecipe, TrainingRequest
@@ -22,48 +20,27 @@ from celebahq_builder.storage import HOST, lock
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
 from celebahq_builder.training.logger import read_lines
-from tests.progan.tiny import assert_equal, last, trained, without_time
+from tests.progan.tiny import assert_equal, changed, last, trained, without_time
 
 
-def with_checkpoints(recipe: Path, ticks: int = 100) -> ProGANRecipe:
-    """Return the tiny recipe with a checkpoint every `ticks` ticks."""
-    settings = load(ProGANRecipe, recipe)
-    return dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, checkpoint_ticks=ticks))
+def before_steps(training: Training, action: Callable[[int], None]) -> None:
+    """Let a training call a function with the number of each step before it takes the step."""
+    step = training.progan.step
+
+    def acting(number: int, *rest: object) -> torch.Tensor:
+        action(number)
+        return step(number, *rest)  # type: ignore[arg-type]
+
+    training.progan.step = acting  # type: ignore[method-assign]
 
 
-def with_rate(settings: ProGANRecipe, rate: float) -> ProGANRecipe:
-    return dataclasses.replace(settings, schedule=dataclasses.replace(settings.schedule, learning_rate=rate))
-
-
-class Signal(logging.Handler):
-    """Sends this process a signal when a line begins as given."""
-
-    def __init__(self, begins: str, number: signal.Signals) -> None:
-        super().__init__()
-        self.begins, self.number = begins, number
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith(self.begins):
-            signal.raise_signal(self.number)
-
-
-@contextlib.contextmanager
-def signalled(begins: str, number: signal.Signals = signal.SIGTERM):  # type: ignore[no-untyped-def]
-    log, handler = logging.getLogger("celebahq_builder"), Signal(begins, number)
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(logging.NOTSET)
-
-
-def test_interrupted_at_the_end_of_a_tick(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_interrupted_at_the_end_of_a_tick(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     """A checkpoint is written although none is due."""
-    settings = with_checkpoints(recipe)
-    with signalled("tick 3"), pytest.raises(TrainingInterrupted, match="^the checkpoint of 0.048 kimg is saved; run"):
-        trained(data, tmp_path / "cut", settings)
+    settings = changed(settings, tick={"checkpoint_ticks": 100})
+    training = Training(TrainingRequest(data, tmp_path / "cut"), settings, SINGLE_PROCESS)
+    before_steps(training, lambda number: signal.raise_signal(signal.SIGTERM) if number == 5 else None)
+    with pytest.raises(TrainingInterrupted, match="^the checkpoint of 0.048 kimg is saved; run"):
+        training.run()
     names = [path.name for path in (tmp_path / "cut" / "checkpoints").iterdir()]
     assert names == ["checkpoint-000000048-r0008.pt"]
     trained(data, tmp_path / "cut", settings)
@@ -72,12 +49,12 @@ def test_interrupted_at_the_end_of_a_tick(data: Path, recipe: Path, tmp_path: Pa
     assert without_time(tmp_path / "cut") == without_time(tmp_path / "whole")
 
 
-def test_interrupted_before_the_first_step(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_interrupted_before_the_first_step(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     """No message promises a checkpoint; images of the random weights and the report exist."""
     stop = StopRequest()
     stop.requested = True
     with pytest.raises(TrainingInterrupted, match="^no checkpoint was saved; run the same command again to start"):
-        Training(TrainingRequest(data, tmp_path), load(ProGANRecipe, recipe), SINGLE_PROCESS, stop).run()
+        Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS, stop).run()
     assert not (tmp_path / "checkpoints").exists()
     assert (tmp_path / "fakes-000000.png").exists()
     assert "<p>0 of 0.16 kimg, 4x4, alpha 1.00.</p>" in page(tmp_path)  # the speed is not known
@@ -88,10 +65,9 @@ def page(run: Path) -> str:
     return (run / "report" / "index.html").read_text()
 
 
-def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_images_and_report_of_every_end(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     """After an interruption within a tick, at the end of the training, and after an error."""
-    settings = load(ProGANRecipe, recipe)
-    slow = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, kimg=10.0, grid_ticks=100))
+    slow = changed(settings, tick={"kimg": 10.0, "grid_ticks": 100})
     starts: set[bytes] = set()
 
     def images(training: Training) -> bytes:
@@ -107,14 +83,7 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
 
     stop = StopRequest()
     training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, stop, {2: 100.0})
-    step = training.progan.step
-
-    def interrupted(number: int, *rest: object) -> torch.Tensor:
-        if number == 6:
-            signal.raise_signal(signal.SIGINT)
-        return step(number, *rest)  # type: ignore[arg-type]
-
-    training.progan.step = interrupted  # type: ignore[method-assign]
+    before_steps(training, lambda number: signal.raise_signal(signal.SIGINT) if number == 6 else None)
     with pytest.raises(
         TrainingInterrupted, match=r"^the checkpoint of 0\.056 kimg is saved; .*; report: /.*html$"
     ) as end:
@@ -131,14 +100,12 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
     assert "interrupted" not in page(tmp_path).lower()
 
     training = Training(TrainingRequest(data, tmp_path, total_kimg=1), slow, SINGLE_PROCESS)
-    step = training.progan.step
 
-    def failing(number: int, *rest: object) -> torch.Tensor:
+    def fail(number: int) -> None:
         if number == 22:
             raise TrainingError("the disk <is> gone")
-        return step(number, *rest)  # type: ignore[arg-type]
 
-    training.progan.step = failing  # type: ignore[method-assign]
+    before_steps(training, fail)
     with pytest.raises(TrainingError, match="the disk <is> gone"):
         training.run()
     images(training)
@@ -147,26 +114,28 @@ def test_images_and_report_of_every_end(data: Path, recipe: Path, tmp_path: Path
 
 
 def test_images_and_report_of_a_long_tick(
-    data: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    data: Path,
+    recipe: Path,
+    settings: ProGANRecipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """They are written before the first tick ends, and lines of the log as well."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(ticks, "FIRST_LOOK_S", 0.0)
     monkeypatch.setattr(ticks, "LINE_EVERY_S", 0.0)
-    settings = load(ProGANRecipe, recipe)
-    slow = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, kimg=10.0, grid_ticks=100))
+    slow = changed(settings, tick={"kimg": 10.0, "grid_ticks": 100})
     training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, None, {2: 1e-4})
     seen: list[bytes] = []
-    step = training.progan.step
 
-    def looking(number: int, *rest: object) -> torch.Tensor:
+    def look(number: int) -> None:
         seen.append(sorted(tmp_path.glob("fakes-*.png"))[-1].read_bytes())
         if number == 3:
             assert "(at 0.032 kimg)" in page(tmp_path)
             raise TrainingError("enough")
-        return step(number, *rest)  # type: ignore[arg-type]
 
-    training.progan.step = looking  # type: ignore[method-assign]
+    before_steps(training, look)
     with pytest.raises(TrainingError, match="enough"):
         training.run()
     assert [seen[i] == seen[i + 1] for i in range(3)] == [False, True, True]
@@ -177,10 +146,9 @@ def test_images_and_report_of_a_long_tick(
     assert lines[-1].startswith("0.024 of 0.16 kimg, 4x4, alpha 1.00; estimated: 8x8 in 0 s (at 0.032 kimg), the end")
 
 
-def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = with_checkpoints(recipe)
-    tick = dataclasses.replace(settings.tick, metric_ticks=1, metrics=("ms-ssim",), metric_num=40)
-    training = Training(TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), SINGLE_PROCESS)
+def test_a_measurement_is_abandoned(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
+    tick = {"metric_ticks": 1, "metrics": ("ms-ssim",), "metric_num": 40, "checkpoint_ticks": 100}
+    training = Training(TrainingRequest(data, tmp_path), changed(settings, tick=tick), SINGLE_PROCESS)
     assert training.output is not None
     assert training.output.metrics is not None
     scores = training.output.metrics.scores
@@ -198,12 +166,11 @@ def test_a_measurement_is_abandoned(data: Path, recipe: Path, tmp_path: Path) ->
     assert last(tmp_path)
 
 
-def test_weights_that_are_not_finite_are_not_saved(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     """Neither after an interruption within a tick, nor if only the last step spoilt the weights."""
-    settings = with_checkpoints(recipe, 1)
     trained(data, tmp_path, settings, 0.016)
     before = last(tmp_path)
-    tick = dataclasses.replace(settings.tick, kimg=10.0)
+    slow = changed(settings, tick={"kimg": 10.0})
 
     class After(StopRequest):
         steps = 0
@@ -217,9 +184,7 @@ def test_weights_that_are_not_finite_are_not_saved(data: Path, recipe: Path, tmp
         def requested(self, value: bool) -> None:
             pass
 
-    training = Training(
-        TrainingRequest(data, tmp_path), dataclasses.replace(settings, tick=tick), SINGLE_PROCESS, After()
-    )
+    training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, After())
     with torch.no_grad():
         training.progan.generator.dense.weight.fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"tick 2, at 0\.04 kimg, is not finite"):
@@ -234,11 +199,12 @@ def test_weights_that_are_not_finite_are_not_saved(data: Path, recipe: Path, tmp
     assert_equal(last(tmp_path), before)
 
 
-def test_an_exploded_run_is_resumed_with_a_lower_learning_rate(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = with_checkpoints(recipe, 1)
+def test_an_exploded_run_is_resumed_with_a_lower_learning_rate(
+    data: Path, settings: ProGANRecipe, tmp_path: Path
+) -> None:
     trained(data, tmp_path, settings, 0.032)
     before = last(tmp_path)
-    fast = with_rate(settings, 10.0)
+    fast = changed(settings, schedule={"learning_rate": 10.0})
     with pytest.raises(TrainingError, match=r"or resume with the new value: `changed` schedule\.learning_rate$"):
         trained(data, tmp_path, fast)
     advice = r"the checkpoint at [0-9.]+ kimg is good: lower .*, and resume with `changed` schedule\.learning_rate$"
@@ -251,19 +217,18 @@ def test_an_exploded_run_is_resumed_with_a_lower_learning_rate(data: Path, recip
         if "000000032" not in path.name:
             path.unlink()
     assert_equal(last(tmp_path), before)
-    trained(data, tmp_path, with_rate(settings, 0.0005), changed=("schedule.learning_rate",))
+    trained(data, tmp_path, changed(settings, schedule={"learning_rate": 0.0005}), changed=("schedule.learning_rate",))
     assert {line["learning_rate"] for line in read_lines(tmp_path / "stats.jsonl")[2:]} == {0.0005}
 
 
-def test_an_explosion_before_the_first_checkpoint(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_an_explosion_before_the_first_checkpoint(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     with pytest.raises(
         TrainingError, match=r"there is no checkpoint yet: lower schedule\.learning_rate and begin again$"
     ):
-        trained(data, tmp_path, with_rate(load(ProGANRecipe, recipe), 1e30))
+        trained(data, tmp_path, changed(settings, schedule={"learning_rate": 1e30}))
 
 
-def test_one_training_at_a_time(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProGANRecipe, recipe)
+def test_one_training_at_a_time(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with lock(out, "folder of a run", "out"), pytest.raises(WorkspaceLocked, match="is in use by process"):
         trained(data, out, settings)
@@ -281,7 +246,7 @@ def test_one_training_at_a_time(data: Path, recipe: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("file", ["recipe.json", "reals.png", "checkpoints/mine", "fakes-000000.png"])
-def test_files_of_other_programs(file: str, data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_files_of_other_programs(file: str, data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     """They are neither replaced nor deleted; files with other names are no obstacle."""
     theirs = {tmp_path / "out" / name for name in (file, "movie.partial", "lock")}
     for path in theirs:
@@ -290,22 +255,22 @@ def test_files_of_other_programs(file: str, data: Path, recipe: Path, tmp_path: 
     with pytest.raises(
         WorkspaceError, match=rf"holds {file.split('/')[0]} and is not a folder of a run of this package"
     ):
-        trained(data, tmp_path / "out", load(ProGANRecipe, recipe))
+        trained(data, tmp_path / "out", settings)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == theirs
     (tmp_path / "out" / file).unlink()
     shutil.rmtree(tmp_path / "out" / "checkpoints", ignore_errors=True)
-    trained(data, tmp_path / "out", load(ProGANRecipe, recipe), 0.016)
+    trained(data, tmp_path / "out", settings, 0.016)
     assert (tmp_path / "out" / "movie.partial").read_text() == (tmp_path / "out" / "lock").read_text() == "{}"
 
 
-def test_a_run_without_a_lock_file(data: Path, recipe: Path, tmp_path: Path) -> None:
-    trained(data, tmp_path, load(ProGANRecipe, recipe), 0.016)
+def test_a_run_without_a_lock_file(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
+    trained(data, tmp_path, settings, 0.016)
     (tmp_path / ".celebahq-lock").unlink()
-    trained(data, tmp_path, load(ProGANRecipe, recipe), 0.032)
+    trained(data, tmp_path, settings, 0.032)
     assert [line["images"] for line in read_lines(tmp_path / "stats.jsonl")] == [16, 32]
 
 
-def test_a_file_in_place_of_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_run(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WorkspaceError, match="choose another `out`"):
-        trained(data, tmp_path / "file", load(ProGANRecipe, recipe))
+        trained(data, tmp_path / "file", settings)

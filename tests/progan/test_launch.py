@@ -20,10 +20,10 @@ from celebahq_builder.progan import launch
 from celebahq_builder.progan.launch import fit_memory
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
-from celebahq_builder.training.distributed import SINGLE_PROCESS
+from celebahq_builder.training.distributed import SINGLE_PROCESS, torch_threads
 from celebahq_builder.training.interruption import StopRequest
 from celebahq_builder.training.logger import read_lines
-from tests.progan.tiny import RECIPE, trained
+from tests.progan.tiny import NET, RECIPE, labelled, trained
 
 
 def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
@@ -99,12 +99,12 @@ def test_fewer_images_than_a_minibatch(
         assert [line.split()[2] for line in planned(data, run, recipe)[-3:]] == ["32", "16", "40"]
 
 
-def test_the_plan_of_an_existing_run(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_the_plan_of_an_existing_run(data: Path, recipe: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     run = tmp_path / "run"
     assert f"run:      {run}: new" in planned(data, run, recipe)
     with pytest.raises(TrainingError, match="has no checkpoint; leave out `resume`"):
         planned(data, run, recipe, resume=True)
-    trained(data, run, load(ProGANRecipe, recipe), 0.032)
+    trained(data, run, settings, 0.032)
     before = sorted(path.name for path in run.rglob("*"))
     assert f"run:      {run}: resumes from 0.032 kimg" in planned(data, run, recipe)
     other = tmp_path / "other.toml"
@@ -171,13 +171,11 @@ def test_the_plan_with_rampup(data: Path, tmp_path: Path) -> None:
 def test_impossible_trainings(
     old: str, new: str, error: type[CelebAHQError], message: str, data: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(data, tmp_path / "noise.h5")
-    np.save(tmp_path / "noise-labels.npy", np.eye(3, dtype=np.float32)[np.arange(40) % 3])
-    recipe = tmp_path / "recipe.toml"
+    data, recipe = labelled(data, tmp_path), tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.replace(old, new))
     for does in (planned, lambda *asked: launch.train_progan(asked[0], asked[1], recipe=asked[2], device="cpu")):
         with pytest.raises(error, match=re.escape(message)):
-            does(tmp_path / "noise.h5", tmp_path / "run", recipe)
+            does(data, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
 
 
@@ -187,8 +185,7 @@ def test_missing_or_changed_labels(data: Path, tmp_path: Path) -> None:
     shutil.copy(data, own)
     with pytest.raises(FormatError, match=r"noise-labels\.npy does not exist"):
         planned(own, run, recipe)
-    labels = np.eye(3, dtype=np.float32)[np.arange(40) % 3]
-    np.save(tmp_path / "noise-labels.npy", labels)
+    labels = np.load(labelled(data, tmp_path).with_name("noise-labels.npy"))
     trained(own, run, load(ProGANRecipe, recipe), 0.016)
     np.save(tmp_path / "noise-labels.npy", labels[::-1])
     with pytest.raises(TrainingError, match=r"was trained with data\.labels_sha256 = "):
@@ -197,9 +194,7 @@ def test_missing_or_changed_labels(data: Path, tmp_path: Path) -> None:
 
 def test_classes_and_attributes() -> None:
     """All labels decide: in a minibatch, each image may have one attribute by chance."""
-    settings = ProGANRecipe("progan")
-    small = type(settings.net)(resolution=4, latent=4, channels_base=8, channels_max=4, labels=2)
-    recipe = ProGANRecipe("progan", net=small)
+    recipe = ProGANRecipe("progan", net=replace(NET, labels=2))
     assert ProGANStep(recipe, SINGLE_PROCESS, torch.eye(2)).exclusive_labels
     assert not ProGANStep(recipe, SINGLE_PROCESS, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).exclusive_labels
 
@@ -224,13 +219,10 @@ def test_threads(data: Path, recipe: Path, tmp_path: Path) -> None:
             pass
 
     for threads in ({}, {"threads": 2}):
-        torch.set_num_threads(3)
-        try:
+        with torch_threads(3):
             asked = {"recipe": recipe, "device": "cpu", "total_kimg": 0.016, "stop": Looking(), **threads}
             launch.train_progan(data, tmp_path / f"run{len(seen)}", **asked)  # type: ignore[arg-type]
             assert torch.get_num_threads() == 3
-        finally:
-            torch.set_num_threads(1)
     assert seen == {1, 2}
 
 

@@ -1,12 +1,10 @@
 """Whole training steps equal steps that are written out in plain torch, for each loss and across a level change."""
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from celebahq_builder.models.progan import Architecture
@@ -22,6 +20,7 @@ from celebahq_builder.progan.step import (
     RealBatch,
 )
 from celebahq_builder.training.distributed import SINGLE_PROCESS
+from tests.reference.progan import Weights, discriminator, generator
 
 NET = Architecture(resolution=8, latent=6, channels_base=16, channels_max=6)
 POINTS = [
@@ -32,71 +31,6 @@ POINTS = [
     SchedulePoint(3, 0.75, 8, None, 0.02, 2),
 ]
 """Two steps at 4x4, then 8x8 enters and fades in, with another learning rate."""
-
-Weights = dict[str, Tensor]
-
-
-# --- The networks by hand -----------------------------------------------------------------------------------------
-
-
-def conv(x: Tensor, weights: Weights, name: str, gain: float = 2**0.5) -> Tensor:
-    weight = weights[f"{name}.weight"]
-    scale = gain / (weight[0].numel()) ** 0.5
-    return F.conv2d(x, weight * scale, weights[f"{name}.bias"], padding=weight.shape[-1] // 2)
-
-
-def dense(x: Tensor, weights: Weights, name: str, gain: float) -> Tensor:
-    weight = weights[f"{name}.weight"]
-    return x @ (weight * (gain / weight.shape[1] ** 0.5)).t() + weights[f"{name}.bias"]
-
-
-def leaky(x: Tensor) -> Tensor:
-    return torch.where(x >= 0, x, 0.2 * x)
-
-
-def norm(x: Tensor) -> Tensor:
-    return x / ((x * x).mean(dim=1, keepdim=True) + 1e-8).sqrt()
-
-
-def doubled(x: Tensor) -> Tensor:
-    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
-def halved(x: Tensor) -> Tensor:
-    return (x[..., ::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, ::2] + x[..., 1::2, 1::2]) / 4
-
-
-def generator(weights: Weights, z: Tensor, labels: Tensor | None, level: int, alpha: float) -> Tensor:
-    x = norm(z if labels is None else torch.cat([z, labels], dim=1))
-    x = norm(leaky(dense(x, weights, "dense", 2**0.5 / 4).reshape(len(z), -1, 4, 4)))
-    small = norm(leaky(conv(x, weights, "blocks.0.0")))
-    if level == 2:
-        return conv(small, weights, "to_rgb.0", 1.0)
-    large = norm(leaky(conv(doubled(small), weights, "blocks.1.0")))
-    large = norm(leaky(conv(large, weights, "blocks.1.1")))
-    old, new = doubled(conv(small, weights, "to_rgb.0", 1.0)), conv(large, weights, "to_rgb.1", 1.0)
-    return (1 - alpha) * old + alpha * new
-
-
-def discriminator(
-    weights: Weights, images: Tensor, level: int, alpha: float, noisy: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return scores and label logits."""
-    if level == 2:
-        x = leaky(conv(images, weights, "from_rgb.0"))
-    else:
-        x = leaky(conv(images, weights, "from_rgb.1"))
-        x = leaky(conv(noisy(x), weights, "blocks.1.0"))
-        x = halved(leaky(conv(noisy(x), weights, "blocks.1.1")))
-        x = (1 - alpha) * leaky(conv(halved(images), weights, "from_rgb.0")) + alpha * x
-    groups = x.reshape(4, len(x) // 4, *x.shape[1:])  # images i, i + N/4, ... form a group
-    spread = ((groups - groups.mean(dim=0)).square().mean(dim=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
-    x = torch.cat([x, spread.repeat(4).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)], dim=1)
-    x = leaky(conv(noisy(x), weights, "blocks.0.0"))
-    x = leaky(dense(noisy(x.flatten(1)), weights, "dense", 2**0.5))
-    judged = dense(noisy(x), weights, "judge", 1.0)
-    return judged[:, 0], judged[:, 1:]
-
 
 # --- The step by hand ---------------------------------------------------------------------------------------------
 
@@ -182,7 +116,7 @@ class StepByHand:
         if loss.kind == "wgan-gp":
             value = fake.mean() - real.mean() + loss.drift * (real**2).mean()
             between = ((1 - mix) * images + mix * fakes).requires_grad_()
-            score = discriminator(self.d, between, level, alpha, lambda x: x)[0].sum()
+            score = discriminator(self.d, between, level, alpha)[0].sum()
             (slope,) = torch.autograd.grad(score, between, create_graph=True)
             lengths = slope.flatten(1).norm(dim=1)
             penalty = ((lengths - loss.target) ** 2).mean() / loss.target**2
@@ -191,7 +125,7 @@ class StepByHand:
         else:
             value = softplus(-real).mean() + softplus(fake).mean()
             shown = images.clone().requires_grad_()
-            score = discriminator(self.d, shown, level, alpha, lambda x: x)[0].sum()
+            score = discriminator(self.d, shown, level, alpha)[0].sum()
             (slope,) = torch.autograd.grad(score, shown, create_graph=True)
             penalty = slope.flatten(1).square().sum(dim=1).mean() / 2
         if real_labels is not None and labels is not None:

@@ -1,46 +1,36 @@
 """Failed measurements do not end a training; missing requirements are reported before it begins."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from celebahq_builder.config import load
 from celebahq_builder.errors import WeightsError
-from celebahq_builder.models.progan import Architecture, GeneratorNetwork
+from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.progan.ticks import TrainingMetrics
 from tests.evaluation.sources import smooth
 from tests.hdf5.pyramids import theano_file
-from tests.progan.tiny import NETWORK
+from tests.progan.tiny import NET, changed
 
 CPU = torch.device("cpu")
 
-RECIPE = f"""
-{NETWORK}[tick]
-metric_ticks = 1
-metrics = ["swd"]
-metric_num = 20
-"""
-
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> ProGANRecipe:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
-    return load(ProGANRecipe, tmp_path / "tiny.toml")
+def measured(settings: ProGANRecipe) -> ProGANRecipe:
+    return changed(settings, tick={"metric_ticks": 1, "metrics": ("swd",), "metric_num": 20})
 
 
 @pytest.fixture
 def generator() -> GeneratorNetwork:
     torch.manual_seed(0)
-    return GeneratorNetwork(Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)).eval()
+    return GeneratorNetwork(NET).eval()
 
 
 def test_equal_images_are_not_measured(
-    recipe: ProGANRecipe, generator: GeneratorNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    measured: ProGANRecipe, generator: GeneratorNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics = TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), recipe, CPU)
+    metrics = TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), measured, CPU)
     assert metrics.scores(generator, 4, 1.0).keys() == {"swd20", "swd20_16", "floor_swd20", "floor_swd20_16"}
     assert not caplog.messages
     with torch.no_grad():
@@ -58,22 +48,22 @@ def test_equal_images_are_not_measured(
 
 
 def test_a_deleted_reference(
-    recipe: ProGANRecipe, generator: GeneratorNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    measured: ProGANRecipe, generator: GeneratorNetwork, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     reference = theano_file(tmp_path / "a.h5", smooth(40, 16))
-    metrics = TrainingMetrics(tmp_path / "run", reference, recipe, CPU)
+    metrics = TrainingMetrics(tmp_path / "run", reference, measured, CPU)
     reference.unlink()
     assert metrics.scores(generator, 4, 1.0) == {}
     assert "a.h5" in caplog.text
 
 
 def test_inception_weights_are_verified_before_the_training(
-    recipe: ProGANRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    measured: ProGANRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cached = tmp_path / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
     cached.parent.mkdir(parents=True)
     cached.write_bytes(b"cut short")
-    with_fid = dataclasses.replace(recipe, tick=dataclasses.replace(recipe.tick, metrics=("swd", "fid")))
+    with_fid = changed(measured, tick={"metrics": ("swd", "fid")})
     with pytest.raises(WeightsError, match=r"6726825d\.pth: SHA-256 is "):
         TrainingMetrics(tmp_path / "run", theano_file(tmp_path / "a.h5", smooth(40, 16)), with_fid, CPU)

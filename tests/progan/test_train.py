@@ -1,6 +1,5 @@
 """A resumed training has the same bits as an uninterrupted one; several processes compute what one does."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -25,18 +24,18 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
 from celebahq_builder.progan.real_images import RealImages
-from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, TrainingRequest
+from celebahq_builder.progan.schedule import ProGANRecipe, TrainingRequest
 from celebahq_builder.progan.train import Training
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint, write_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.logger import read_lines
-from tests.progan.tiny import RECIPE, Noise, assert_equal, last, trained, without_time
+from tests.progan.tiny import RECIPE, Noise, assert_equal, changed, labelled, last, trained, without_time
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(data: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(data: Path, settings: ProGANRecipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    trained(data, out, load(ProGANRecipe, recipe))
+    trained(data, out, settings)
     return out
 
 
@@ -58,9 +57,8 @@ def test_files_of_a_run(uninterrupted: Path) -> None:
 
 @pytest.mark.parametrize("cut_kimg", [0.016, 0.048, 0.144])
 def test_a_resumed_run_has_the_same_bits(
-    cut_kimg: float, uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
+    cut_kimg: float, uninterrupted: Path, data: Path, settings: ProGANRecipe, tmp_path: Path
 ) -> None:
-    settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, cut_kimg)
     trained(data, tmp_path, settings)
     assert_equal(last(tmp_path), last(uninterrupted))
@@ -68,9 +66,9 @@ def test_a_resumed_run_has_the_same_bits(
     assert (tmp_path / "generator.safetensors").read_bytes() == (uninterrupted / "generator.safetensors").read_bytes()
 
 
-def test_data_that_are_replaced_during_a_training(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_data_that_are_replaced_during_a_training(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     """The file is opened again for each resolution."""
-    settings, path, kimg = load(ProGANRecipe, recipe), tmp_path / "data.h5", [0.0]
+    settings, path, kimg = settings, tmp_path / "data.h5", [0.0]
     shutil.copy(data, path)
     reals = RealImages(path, settings, SINGLE_PROCESS)
     batches = reals.minibatches(lambda: settings.schedule.at(kimg[0], settings.net.level_max))
@@ -94,15 +92,10 @@ def test_adam_is_reset_when_a_level_enters(uninterrupted: Path) -> None:
 
 
 @pytest.mark.parametrize("ingredient", ["batch_norm", "labels"])
-def test_batch_norm_and_labels_are_resumed(ingredient: str, data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProGANRecipe, recipe)
+def test_batch_norm_and_labels_are_resumed(ingredient: str, data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     changes = {"labels": {"labels": 3}, "batch_norm": {"batch_norm": True, "pixel_norm": False}}[ingredient]
-    settings = dataclasses.replace(settings, net=dataclasses.replace(settings.net, **changes))
-    if ingredient == "labels":
-        copied = tmp_path / "noise.h5"
-        shutil.copy(data, copied)
-        np.save(tmp_path / "noise-labels.npy", np.eye(3, dtype=np.float32)[np.arange(40) % 3])
-        data = copied
+    settings = changed(settings, net=changes)
+    data = labelled(data, tmp_path)
     for cuts, out in (((None,), tmp_path / "one"), ((0.064, None), tmp_path / "two")):
         for cut in cuts:
             trained(data, out, settings, cut)
@@ -186,14 +179,10 @@ def test_two_processes_are_interrupted(number: signal.Signals, data: Path, recip
 
 
 @pytest.mark.parametrize("labels", [0, 3])
-def test_passes_change_rounding_only(labels: int, data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProGANRecipe, recipe)
-    settings = dataclasses.replace(settings, net=dataclasses.replace(settings.net, labels=labels))
-    shutil.copy(data, tmp_path / "noise.h5")
-    np.save(tmp_path / "noise-labels.npy", np.eye(3, dtype=np.float32)[np.arange(40) % 3])
-    cut = dataclasses.replace(settings.schedule, per_gpu={"4": 4, "8": 4, "16": 4})
-    trained(tmp_path / "noise.h5", tmp_path / "whole", settings)
-    trained(tmp_path / "noise.h5", tmp_path / "cut", dataclasses.replace(settings, schedule=cut))
+def test_passes_change_rounding_only(labels: int, data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
+    settings, data = changed(settings, net={"labels": labels}), labelled(data, tmp_path)
+    trained(data, tmp_path / "whole", settings)
+    trained(data, tmp_path / "cut", changed(settings, schedule={"per_gpu": {"4": 4, "8": 4, "16": 4}}))
     lines = zip(without_time(tmp_path / "cut"), without_time(tmp_path / "whole"), strict=True)
     for one, other in list(lines)[: 10 - labels]:  # rounding errors grow with the steps, sooner with labels
         for name, value in one.items():
@@ -201,23 +190,21 @@ def test_passes_change_rounding_only(labels: int, data: Path, recipe: Path, tmp_
 
 
 @pytest.mark.parametrize("kind", ["lsgan", "logistic"])
-def test_other_losses_train(kind: str, data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = dataclasses.replace(load(ProGANRecipe, recipe), loss=LossSettings(kind))  # type: ignore[arg-type]
-    trained(data, tmp_path, settings, 0.048)
+def test_other_losses_train(kind: str, data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
+    trained(data, tmp_path, changed(settings, loss={"kind": kind}), 0.048)
     assert len(read_lines(tmp_path / "stats.jsonl")) == 3
 
 
-def test_bf16_trains(data: Path, recipe: Path, tmp_path: Path) -> None:
-    trained(data, tmp_path, dataclasses.replace(load(ProGANRecipe, recipe), precision="bf16"), 0.096)
+def test_bf16_trains(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
+    trained(data, tmp_path, changed(settings, precision="bf16"), 0.096)
     lines = read_lines(tmp_path / "stats.jsonl")
     assert len(lines) == 6
     assert all(np.isfinite(line["discriminator_loss"]) for line in lines)
 
 
 def test_a_damaged_checkpoint_is_skipped(
-    uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    uninterrupted: Path, data: Path, settings: ProGANRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = load(ProGANRecipe, recipe)
     trained(data, tmp_path, settings, 0.08)
     damaged = sorted((tmp_path / "checkpoints").iterdir())[-1]
     damaged.write_bytes(damaged.read_bytes()[:1000])
@@ -228,11 +215,10 @@ def test_a_damaged_checkpoint_is_skipped(
 
 
 def test_another_recipe_or_other_data_are_refused(
-    uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
+    uninterrupted: Path, data: Path, settings: ProGANRecipe, tmp_path: Path
 ) -> None:
-    settings = load(ProGANRecipe, recipe)
     with pytest.raises(TrainingError, match=r"loss\.penalty = 10\.0, this run has loss\.penalty = 5\.0"):
-        trained(data, uninterrupted, dataclasses.replace(settings, loss=LossSettings(penalty=5.0)))
+        trained(data, uninterrupted, changed(settings, loss={"penalty": 5.0}))
 
     class Others(Noise):
         count = 41
@@ -243,8 +229,7 @@ def test_another_recipe_or_other_data_are_refused(
         trained(other, uninterrupted, settings)
 
 
-def test_losses_that_are_not_finite_abort_the_run(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProGANRecipe, recipe)
+def test_losses_that_are_not_finite_abort_the_run(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     trained(data, tmp_path, settings, 0.016)
     before = last(tmp_path)
     training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
@@ -281,12 +266,10 @@ def test_no_checkpoint_to_resume_from(data: Path, recipe: Path, tmp_path: Path) 
         launch.train_progan(data, tmp_path / "run", resume=True, recipe=recipe, device="cpu")
 
 
-def test_metrics_during_a_training(data: Path, recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_metrics_during_a_training(data: Path, settings: ProGANRecipe, uninterrupted: Path, tmp_path: Path) -> None:
     """They are computed every fifth tick, where the resolution allows, and do not change the weights."""
-    settings = load(ProGANRecipe, recipe)
-    tick = dataclasses.replace(settings.tick, metric_ticks=5, metrics=("swd", "ms-ssim"), metric_num=40)
-    run = tmp_path / "run"
-    trained(data, run, dataclasses.replace(settings, tick=tick))
+    run, tick = tmp_path / "run", {"metric_ticks": 5, "metrics": ("swd", "ms-ssim"), "metric_num": 40}
+    trained(data, run, changed(settings, tick=tick))
     assert_equal(last(run), last(uninterrupted))
     lines = read_lines(run / "stats.jsonl")
     assert [line["tick"] for line in lines if "ms-ssim40" in line] == [5, 10]
@@ -301,16 +284,14 @@ def test_metrics_during_a_training(data: Path, recipe: Path, uninterrupted: Path
     assert "ms-ssim40" in (run / "report" / "index.html").read_text()
 
 
-def test_a_reference_with_too_few_images(data: Path, recipe: Path, tmp_path: Path) -> None:
-    settings = load(ProGANRecipe, recipe)
-    measured = dataclasses.replace(settings, tick=dataclasses.replace(settings.tick, metric_ticks=1))
+def test_a_reference_with_too_few_images(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"has 40 images, fewer than tick.metric_num = 8192; set it to 40 at most"):
-        trained(data, tmp_path / "run", measured)
+        trained(data, tmp_path / "run", changed(settings, tick={"metric_ticks": 1}))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_changed_bit_is_detected(
-    uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    uninterrupted: Path, data: Path, settings: ProGANRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     path = checkpoint_paths(run / "checkpoints")[-1]
@@ -318,17 +299,17 @@ def test_a_changed_bit_is_detected(
     weight = last(run)["/networks/generator/dense.weight"]
     raw[raw.index(weight.numpy().tobytes())] ^= 1
     path.write_bytes(raw)
-    trained(data, run, load(ProGANRecipe, recipe))
+    trained(data, run, settings)
     assert f"{path} is damaged (" in caplog.text
     assert_equal(last(run), last(uninterrupted))
     assert without_time(run) == without_time(uninterrupted)
 
 
-def test_a_run_of_an_earlier_version(data: Path, recipe: Path, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "checkpoint-000000016-r0004.safetensors").touch()
     with pytest.raises(TrainingError, match=r"was written by an earlier version.*choose another `out`"):
-        trained(data, tmp_path, load(ProGANRecipe, recipe))
+        trained(data, tmp_path, settings)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +326,7 @@ def test_a_run_of_an_earlier_version(data: Path, recipe: Path, tmp_path: Path) -
     ],
 )
 def test_checkpoints_with_other_contents(
-    key: str, value: object, reason: str, uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
+    key: str, value: object, reason: str, uninterrupted: Path, data: Path, settings: ProGANRecipe, tmp_path: Path
 ) -> None:
     """They are refused in one line, and stay as they are."""
     run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
@@ -359,5 +340,5 @@ def test_checkpoints_with_other_contents(
     write_checkpoint(path, found.config, found.state)
     before = path.read_bytes()
     with pytest.raises(TrainingError, match=rf"was written by another version \(.*{reason}.*; choose another `out`$"):
-        trained(data, run, load(ProGANRecipe, recipe))
+        trained(data, run, settings)
     assert path.read_bytes() == before

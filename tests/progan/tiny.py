@@ -1,11 +1,15 @@
 """A tiny training for tests: random images of 16x16, 20 steps."""
 
+import dataclasses
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from celebahq_builder.image_set import NamedImage
+from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan.schedule import ProGANRecipe, TrainingRequest
 from celebahq_builder.progan.train import Training
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint
@@ -21,6 +25,9 @@ channels_base = 64
 channels_max = 8
 """
 """The smallest networks."""
+
+NET = Architecture(resolution=16, latent=8, channels_base=64, channels_max=8)
+"""The same, for tests without a recipe."""
 
 RECIPE = f"""
 {NETWORK}[schedule]
@@ -47,6 +54,23 @@ class Noise:
         for i in range(start, self.count):
             pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
             yield NamedImage(pixels, f"{i}")
+
+
+def changed(settings: ProGANRecipe, **values: Any) -> ProGANRecipe:
+    """Return a recipe with other values; a dict changes some values of a table."""
+    tables = {
+        key: dataclasses.replace(getattr(settings, key), **value)
+        for key, value in values.items()
+        if isinstance(value, dict)
+    }
+    return dataclasses.replace(settings, **{**values, **tables})
+
+
+def labelled(data: Path, folder: Path) -> Path:
+    """Copy the data into a folder, with labels of three classes; return the path of the copy."""
+    copied = Path(shutil.copy(data, folder / "noise.h5"))
+    np.save(folder / "noise-labels.npy", np.eye(3, dtype=np.float32)[np.arange(Noise.count) % 3])
+    return copied
 
 
 def trained(data: Path, out: Path, recipe: ProGANRecipe, total_kimg: float | None = None, **more: object) -> Training:

@@ -1,9 +1,15 @@
-"""ProGAN's layers in numpy, loop by loop, as the paper describes them."""
+"""ProGAN's networks up to 8x8 in plain torch, and two of its layers in numpy, loop by loop."""
+
+from collections.abc import Callable
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 Array = NDArray[np.float64]
+Weights = dict[str, Tensor]
 
 
 def pixel_norm(x: Array) -> Array:
@@ -32,61 +38,60 @@ def minibatch_stddev(x: Array, group: int) -> Array:
     return np.concatenate([x, extra], axis=1)
 
 
-def convolution(x: Array, weight: Array, bias: Array, gain: float) -> Array:
-    """A convolution with the run-time scale gain / sqrt(fan in), zeros around the image."""
-    fan_out, fan_in, k, _ = weight.shape
-    scaled = weight * gain / np.sqrt(fan_in * k * k)
-    padded = np.pad(x, ((0, 0), (0, 0), (k // 2, k // 2), (k // 2, k // 2)))
-    out = np.zeros((x.shape[0], fan_out, *x.shape[2:]))
-    for i in range(x.shape[2]):
-        for j in range(x.shape[3]):
-            window = padded[:, :, i : i + k, j : j + k]
-            out[:, :, i, j] = np.einsum("ncij,ocij->no", window, scaled) + bias
-    return out
+def conv(x: Tensor, weights: Weights, name: str, gain: float = 2**0.5) -> Tensor:
+    weight = weights[f"{name}.weight"]
+    scale = gain / (weight[0].numel()) ** 0.5
+    return F.conv2d(x, weight * scale, weights[f"{name}.bias"], padding=weight.shape[-1] // 2)
 
 
-def leaky(x: Array) -> Array:
-    """A leaky rectifier of slope 0.2."""
-    return np.where(x > 0, x, 0.2 * x)
+def dense(x: Tensor, weights: Weights, name: str, gain: float) -> Tensor:
+    weight = weights[f"{name}.weight"]
+    return x @ (weight * (gain / weight.shape[1] ** 0.5)).t() + weights[f"{name}.bias"]
 
 
-def doubled(x: Array) -> Array:
-    """Nearest upsampling."""
-    return x.repeat(2, axis=2).repeat(2, axis=3)
+def leaky(x: Tensor) -> Tensor:
+    return torch.where(x >= 0, x, 0.2 * x)
 
 
-def halved(x: Array) -> Array:
-    """2x2 means."""
-    return (x[:, :, ::2, ::2] + x[:, :, 1::2, ::2] + x[:, :, ::2, 1::2] + x[:, :, 1::2, 1::2]) / 4
+def norm(x: Tensor) -> Tensor:
+    return x / ((x * x).mean(dim=1, keepdim=True) + 1e-8).sqrt()
 
 
-def dense(x: Array, weight: Array, bias: Array, gain: float) -> Array:
-    """A dense layer with the run-time scale."""
-    return x @ (weight * gain / np.sqrt(weight.shape[1])).T + bias
+def doubled(x: Tensor) -> Tensor:
+    return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-SQRT2 = np.sqrt(2)
+def halved(x: Tensor) -> Tensor:
+    return (x[..., ::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, ::2] + x[..., 1::2, 1::2]) / 4
 
 
-def generator_8(p: dict[str, Array], latents: Array, alpha: float) -> Array:
-    """The generator at 8x8."""
-    x = dense(pixel_norm(latents), p["dense.weight"], p["dense.bias"], SQRT2 / 4)
-    x = pixel_norm(leaky(x.reshape(len(x), -1, 4, 4)))
-    x = pixel_norm(leaky(convolution(x, p["blocks.0.0.weight"], p["blocks.0.0.bias"], SQRT2)))
-    old = convolution(x, p["to_rgb.0.weight"], p["to_rgb.0.bias"], 1)
-    x = pixel_norm(leaky(convolution(doubled(x), p["blocks.1.0.weight"], p["blocks.1.0.bias"], SQRT2)))
-    x = pixel_norm(leaky(convolution(x, p["blocks.1.1.weight"], p["blocks.1.1.bias"], SQRT2)))
-    new = convolution(x, p["to_rgb.1.weight"], p["to_rgb.1.bias"], 1)
-    return (1 - alpha) * doubled(old) + alpha * new
+def generator(weights: Weights, z: Tensor, labels: Tensor | None, level: int, alpha: float) -> Tensor:
+    x = norm(z if labels is None else torch.cat([z, labels], dim=1))
+    x = norm(leaky(dense(x, weights, "dense", 2**0.5 / 4).reshape(len(z), -1, 4, 4)))
+    small = norm(leaky(conv(x, weights, "blocks.0.0")))
+    if level == 2:
+        return conv(small, weights, "to_rgb.0", 1.0)
+    large = norm(leaky(conv(doubled(small), weights, "blocks.1.0")))
+    large = norm(leaky(conv(large, weights, "blocks.1.1")))
+    old, new = doubled(conv(small, weights, "to_rgb.0", 1.0)), conv(large, weights, "to_rgb.1", 1.0)
+    return (1 - alpha) * old + alpha * new
 
 
-def discriminator_8(p: dict[str, Array], images: Array, alpha: float, group: int) -> Array:
-    """The discriminator at 8x8."""
-    x = leaky(convolution(images, p["from_rgb.1.weight"], p["from_rgb.1.bias"], SQRT2))
-    x = leaky(convolution(x, p["blocks.1.0.weight"], p["blocks.1.0.bias"], SQRT2))
-    x = halved(leaky(convolution(x, p["blocks.1.1.weight"], p["blocks.1.1.bias"], SQRT2)))
-    old = leaky(convolution(halved(images), p["from_rgb.0.weight"], p["from_rgb.0.bias"], SQRT2))
-    x = minibatch_stddev((1 - alpha) * old + alpha * x, group)
-    x = leaky(convolution(x, p["blocks.0.0.weight"], p["blocks.0.0.bias"], SQRT2))
-    x = leaky(dense(x.reshape(len(x), -1), p["dense.weight"], p["dense.bias"], SQRT2))
-    return dense(x, p["judge.weight"], p["judge.bias"], 1)[:, 0]
+def discriminator(
+    weights: Weights, images: Tensor, level: int, alpha: float, noisy: Callable[[Tensor], Tensor] = lambda x: x
+) -> tuple[Tensor, Tensor]:
+    """Return scores and label logits."""
+    if level == 2:
+        x = leaky(conv(images, weights, "from_rgb.0"))
+    else:
+        x = leaky(conv(images, weights, "from_rgb.1"))
+        x = leaky(conv(noisy(x), weights, "blocks.1.0"))
+        x = halved(leaky(conv(noisy(x), weights, "blocks.1.1")))
+        x = (1 - alpha) * leaky(conv(halved(images), weights, "from_rgb.0")) + alpha * x
+    groups = x.reshape(4, len(x) // 4, *x.shape[1:])  # images i, i + N/4, ... form a group
+    spread = ((groups - groups.mean(dim=0)).square().mean(dim=0) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    x = torch.cat([x, spread.repeat(4).reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4)], dim=1)
+    x = leaky(conv(noisy(x), weights, "blocks.0.0"))
+    x = leaky(dense(noisy(x.flatten(1)), weights, "dense", 2**0.5))
+    judged = dense(noisy(x), weights, "judge", 1.0)
+    return judged[:, 0], judged[:, 1:]

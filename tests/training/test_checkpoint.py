@@ -3,8 +3,6 @@
 import json
 import os
 import resource
-import shutil
-import subprocess
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,6 +21,7 @@ from celebahq_builder.training.checkpoint import (
     superseded,
     write_checkpoint,
 )
+from tests.disk import small_disk
 
 CONFIG = {"task": "test", "net": {"widths": [4, 4]}, "rate": 0.1}
 
@@ -300,17 +299,12 @@ def test_superseded() -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(tmp_path)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
-        checkpoints = CheckpointFolder(tmp_path, CONFIG)
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        checkpoints = CheckpointFolder(disk, CONFIG)
         first = checkpoints.save(1, {"a": torch.zeros(100)})
         with pytest.raises(DiskFull, match="no space left to write .*000000002.pt; free some"):
             checkpoints.save(2, {"a": torch.zeros(100000)})
-        assert [one.name for one in tmp_path.iterdir()] == [first.name]
-    finally:
-        subprocess.run(["umount", str(tmp_path)], check=True)
+        assert [one.name for one in disk.iterdir()] == [first.name]
 
 
 def test_a_file_size_limit(tmp_path: Path) -> None:

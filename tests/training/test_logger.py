@@ -2,7 +2,6 @@
 
 import os
 import struct
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from celebahq_builder.errors import DiskFull, TrainingError
 from celebahq_builder.training.logger import TrainingLogger, read_lines
+from tests.disk import small_disk
 
 
 def events(folder: Path) -> list[list[Event]]:
@@ -107,19 +107,11 @@ def test_tensorboard_has_every_tick_once(position: int, tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(disk)], capture_output=True, check=False
-    ).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
+    with small_disk(tmp_path / "disk", "4k") as disk:
         logger = TrainingLogger(tmp_path / "run" / "log.jsonl", "images", 0)
         logger.path = disk / "log.jsonl"
         with pytest.raises(DiskFull, match=r"no space left to write .*log\.jsonl; free some"), logger:
             logger.write({"images": 8} | {f"loss {n}": 0.5 for n in range(1000)})  # more than the disk has
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
