@@ -150,11 +150,7 @@ class DeliveryRecord:
                 self.files[file.path] = file
 
     def add(self, file: DeliveredFile) -> None:
-        """Record a file that is about to appear.
-
-        Raises:
-            OSError: the line cannot be written.
-        """
+        """Record a file that is about to appear; raise an OSError if the line cannot be written."""
         self._append({"file": file.path, "bytes": file.size_bytes, "content": file.content})
 
     def add_partial(self) -> Path:
@@ -275,11 +271,7 @@ def innermost_existing(path: Path) -> Path:
 
 
 def deliver(plan: Delivery, progress: Progress) -> Delivery:
-    """Deliver the images that are left, remove the stale files, and return the plan with the errors.
-
-    Raises:
-        DeliveryError, DiskFull, WorkspaceError: see `deliver_images`.
-    """
+    """Call `deliver_images` and `prune_files`, and return the plan with the errors."""
     errors = []
     for path, error in deliver_images(plan):
         if error:

@@ -133,11 +133,7 @@ def _join_names(names: Sequence[str]) -> str:
 
 
 def write_page(result: FilterResult) -> None:
-    """Write the HTML page; equal results give equal bytes.
-
-    Raises:
-        DiskFull: no space left.
-    """
+    """Write the HTML page; equal results give equal bytes."""
     write_atomic(result.page_path, render_page("filter.html.j2", _variables(result)))
 
 

@@ -15,7 +15,7 @@ from celebahq_builder.imaging.geometry import Points, bounding_box, crop_from_la
 Matrix = NDArray[np.float64]
 """Affine transformation [2, 3] from pixel positions of a photo to pixel positions of a crop."""
 
-MIRRORED = (1, 0, 2, 4, 3)
+MIRRORED = [1, 0, 2, 4, 3]
 """Order of five landmarks after left and right are exchanged."""
 
 SUPERSAMPLING_MAX = 16

@@ -212,7 +212,7 @@ class FaceDetector:
             matrix = crop_matrix(face.landmarks, VIEW_PX, 1.0, mirror=mirror, rotation_deg=rotation)
             found = []
             for _, landmarks, confidence in self._candidates(sample_crop(image, matrix, VIEW_PX)):
-                points = transform(inverse(matrix), landmarks[list(MIRRORED)] if mirror else landmarks)
+                points = transform(inverse(matrix), landmarks[MIRRORED] if mirror else landmarks)
                 found.append((float(np.hypot(*(points - face.landmarks).T).mean()), points, confidence))
             if found:
                 nearest = min(found, key=lambda one: one[0])

@@ -78,4 +78,4 @@ def _flipped(landmarks: Points, size: tuple[int, int], orientation: int) -> Poin
     width, height = upright_size(size, orientation)
     x, y = landmarks.T
     flipped = np.stack([width - 1 - x if horizontal else x, height - 1 - y if vertical else y], axis=1)
-    return flipped[list(MIRRORED)] if sum(_FLIPS[orientation]) % 2 else flipped
+    return flipped[MIRRORED] if sum(_FLIPS[orientation]) % 2 else flipped

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from celebahq_builder.imaging.geometry import bounding_box, centred_square, crop_from_landmarks, share_inside
+from celebahq_builder.imaging.geometry import (
+    bounding_box,
+    centred_square,
+    crop_from_landmarks,
+    plan_padding,
+    share_inside,
+)
 from tests.reference import crop as reference
 
 Array = NDArray[np.float64]
@@ -158,3 +164,40 @@ def test_centred_square_is_the_largest_and_centred(width: int, height: int) -> N
     assert side == min(width, height)
     assert 0 <= width - side - 2 * left <= 1
     assert 0 <= height - side - 2 * top <= 1
+
+
+@examples
+@given(
+    st.tuples(st.floats(-300, 600), st.floats(-300, 600)),
+    st.floats(8, 500),
+    st.floats(0, 6.3),
+    st.integers(1, 500),
+    st.integers(1, 500),
+)
+def test_plan_of_a_padding(corner: tuple[float, float], side: float, angle: float, width: int, height: int) -> None:
+    x = np.array([math.cos(angle), math.sin(angle)]) * side
+    y = np.array([-x[1], x[0]])
+    quad = np.array([corner, corner + y, corner + x + y, corner + x])
+    border, pad_min = max(round(0.1 * side), 3), round(0.3 * side)
+    low, high = np.floor(quad.min(axis=0)), np.ceil(quad.max(axis=0))
+    overhang = max(*(-low), *(high - (width, height)))
+    plan = plan_padding(quad, width, height, border, pad_min)
+    assert (plan is None) == (max(overhang + border, 0) <= border - 4)
+    if plan is None:
+        assert overhang <= -4
+        return
+    sides = (plan.left, plan.top, plan.right, plan.bottom)
+    assert min(sides) >= pad_min
+    size = np.array([width + plan.left + plan.right, height + plan.top + plan.bottom])
+    moved = quad + (plan.left, plan.top)
+    assert (moved - border >= -1e-6).all()
+    assert (moved + border <= size + 1e-6).all()
+    need = np.concatenate([border - low, high - (width, height) + border])
+    np.testing.assert_array_equal(sides, np.maximum(need, pad_min))
+
+
+@pytest.mark.parametrize(("inside", "padded"), [(3.9, True), (4.0, False)])
+def test_a_crop_that_stays_4_px_inside_needs_no_padding(inside: float, padded: bool) -> None:
+    low, high = inside, 68.0 - 4
+    quad = np.array([[low, low], [low, high], [high, high], [high, low]])
+    assert (plan_padding(quad, 68, 68, 6, 18) is not None) == padded
