@@ -188,7 +188,7 @@ def filter_folder(
         if delivery.paths:
             store.add_destination(delivery.out)
         count = len(delivery.paths)
-        progress = Progress(delivery.mode.value, count, count - len(delivery.left), "image")
+        progress = Progress(delivery.mode.value, count, count - len(delivery.remaining), "image")
         return replace(result, delivery=deliver(delivery, progress))
 
 

@@ -17,7 +17,7 @@ from celebahq_builder.device_errors import fatal_error
 from celebahq_builder.errors import CelebAHQError, SourceError
 from celebahq_builder.filter.store import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
+from celebahq_builder.imaging.image_io import crop_image, open_rgb, pil_to_array
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
@@ -132,7 +132,7 @@ def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
     try:
         image, notes = open_rgb(data, pixels_max, "pixels_max")
         left, top, side = centred_square(image.width, image.height)
-        quality = score_image(np.asarray(image.crop((left, top, left + side, top + side))))
+        quality = score_image(np.asarray(crop_image(image, (left, top, left + side, top + side))))
         parts = tuple(round(value, DECIMALS) for value in dataclasses.astuple(quality))
         return ImageScore(path, len(data), mtime_ns, parts, image.width, image.height, notes)
     except Rejection as rejection:

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from celebahq_builder.imaging.geometry import bounding_box, plan_padding, rot90
+from celebahq_builder.imaging.image_io import crop_image
 
 SUPERSAMPLING = 4
 """Samples per result pixel and direction: 4096 for 1024."""
@@ -87,7 +88,7 @@ def crop_region(image: OfficialImage) -> OfficialImage:
     left, top = max(left - border, 0), max(top - border, 0)
     right, bottom = min(right + border, image.image.width), min(bottom + border, image.image.height)
     quad = image.quad - np.array([left, top], dtype=F32)
-    return replace(image, image=image.image.crop((left, top, right, bottom)), quad=quad, border=border)
+    return replace(image, image=crop_image(image.image, (left, top, right, bottom)), quad=quad, border=border)
 
 
 def enlarge(image: OfficialImage) -> tuple[OfficialImage, int]:

@@ -190,12 +190,12 @@ def test_an_interrupted_delivery_is_resumed(folder: Path, tmp_path: Path, mode: 
     mine = out / ".celebahq-0123456789abcdef.partial"
     mine.write_text("not in the record")
     rest = plan_delivery(folder, out, mode, NAMES)
-    assert rest.left == NAMES[2:]
+    assert rest.remaining == NAMES[2:]
     assert list(deliver.deliver_images(rest)) == [(name, "") for name in NAMES[2:]]
     assert list(out.glob("*.partial")) == [mine]
     mine.unlink()
     assert tree(out) == {name: before[name] for name in NAMES}
-    assert plan_delivery(folder, out, mode, NAMES).left == ()
+    assert plan_delivery(folder, out, mode, NAMES).remaining == ()
 
 
 def test_an_image_that_is_gone_is_reported(folder: Path, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_too_little_space_is_reported_before(folder: Path, tmp_path: Path, monke
     monkeypatch.setattr(deliver.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     with pytest.raises(DiskFull, match=r"needs \d+ bytes and its disk has 1 left; nothing was copied"):
         plan_delivery(folder, tmp_path / "out", DeliveryMode.COPY, NAMES)
-    assert plan_delivery(folder, tmp_path / "out", DeliveryMode.LINK, NAMES).left == NAMES
+    assert plan_delivery(folder, tmp_path / "out", DeliveryMode.LINK, NAMES).remaining == NAMES
     assert not (tmp_path / "out").exists()
 
 
