@@ -251,7 +251,7 @@ def plan_delivery(
 
 
 def _is_delivered(source: Path, target: Path, mode: DeliveryMode) -> bool:
-    """Return whether `target` is what a copy or a link of `source` would be."""
+    """Return whether `target` is already a copy of `source`, or a link to it."""
     try:
         if mode is DeliveryMode.LINK:
             return source.samefile(target)

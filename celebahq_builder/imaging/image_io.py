@@ -60,7 +60,7 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
 
 def open_rgb(data: bytes, pixels_max: int, limit: str = "crop.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
-    """Decode an image file of any format and mode to a Pillow image, of which parts can be cut without a full copy.
+    """Decode an image file of any format and mode to a Pillow image. Parts of it can be cut without a full copy.
 
     Threads that decode at the same time wait for each other, so that together they hold few large images.
 
@@ -170,7 +170,7 @@ class MemoryBudget:
 
 
 reserve_pixels = MemoryBudget(MAX_IMAGE_PIXELS).reserve
-"""Context manager in which an image of so many pixels is decoded: all threads of this process share a budget."""
+"""Context manager that reserves pixels while an image is decoded; all threads of this process share a budget."""
 
 
 def check_png(data: bytes) -> None:

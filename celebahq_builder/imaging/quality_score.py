@@ -33,7 +33,7 @@ PLATEAU = 0.1
 DETAIL = (1 / 16, 0.92)
 """Shares between which breadth and symmetry are measured."""
 ONSET = (1 / 12, 1 / 8)
-"""Shares between which sharp images have hardly less energy than on the plateau."""
+"""Shares between which sharp images have almost as much energy as on the plateau."""
 TAIL = 0.9
 """Share above which frequencies form the tail, which measures the floor."""
 BELOW_TAIL = (0.4, 0.55)

@@ -80,7 +80,7 @@ def tiles(pyramid: ImagePyramid, numbers: Sequence[int]) -> list[Tile]:
 
 
 def default_level(pyramid: ImagePyramid, shown: int) -> int:
-    """Return the resolution of the level that is shown by default for so many images."""
+    """Return the resolution of the level that is shown by default, for a number of images."""
     return level_for(pyramid, TILE_PX if shown <= MANY else SMALL_TILE_PX)
 
 

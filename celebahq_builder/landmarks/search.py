@@ -68,7 +68,7 @@ class SearchedPhoto:
 
 
 def _face_of(numbers: Sequence[float]) -> DetectedFace:
-    """Return the face of which a record has the numbers: landmarks, confidence, spread, views."""
+    """Return a face from its 13 numbers in a record: landmarks, confidence, spread, views."""
     values = [float(number) for number in numbers]
     if len(values) != 13 or not np.isfinite(values).all():
         raise ValueError(f"expected 13 finite numbers for a face, got {len(values)}")
