@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from table import Row, finish, shared_data
 
-from celebahq_builder.imaging.padding import plan_padding
+from celebahq_builder.imaging.geometry import plan_padding
 from celebahq_builder.outcome import Rejection
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.photo_context import photo_context, photo_reader
@@ -92,7 +92,7 @@ def chosen(steps: Steps, photos: Sequence[Photo], count: int) -> list[Photo]:
             continue
         left, top, right, bottom = face.margin
         width, height = face.pixels.shape[2] - left - right, face.pixels.shape[1] - top - bottom
-        padding = plan_padding(face.quad - (left, top), width, height, face.border, face.side)
+        padding = plan_padding(face.quad - (left, top), width, height, face.border, round(0.3 * face.side))
         (staying if padding is None else leaving).append(photo)
         if min(len(leaving), len(staying)) >= count // 2:
             break

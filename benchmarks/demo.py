@@ -21,9 +21,8 @@ import torch
 from table import Row, finish
 
 from celebahq_builder.data.dataset import PyramidDataset
-from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.image_set import NamedImage
+from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.metrics.swd import swd
 from celebahq_builder.progan.generate import GeneratedImages, write_sheet
 from celebahq_builder.training.logger import read_lines
@@ -62,23 +61,10 @@ def main() -> None:
             Row("at 32x32: images/s", lines[-1]["images_per_s"], ""),
             Row(f"SWD x1000 to {HELD} held-back faces, after 2 minutes", began, ""),
             Row(f"SWD x1000 to {HELD} held-back faces, after {asked.minutes:g} minutes", ended, ""),
-            Row(f"SWD x1000 to {HELD} held-back faces, of {HELD} of the training's", floor, ""),
-            Row("at the end, by what it was after 2 minutes", ended / began, "", at_most=0.5),
+            Row(f"SWD x1000 to {HELD} held-back faces, of {HELD} training faces", floor, ""),
+            Row("SWD at the end as a share of that after 2 minutes", ended / began, "", at_most=0.5),
         ]
     )
-
-
-class Part:
-    """Some images of a data set."""
-
-    labels, label_names, channels = None, (), 3
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels, self.count, self.resolution = pixels, len(pixels), pixels.shape[-1]
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield the images from number `start` on."""
-        yield from (NamedImage(pixels, f"{i:06d}") for i, pixels in enumerate(self.pixels[start:], start))
 
 
 def split(faces: Path, out: Path) -> tuple[Path, Path]:
@@ -88,7 +74,9 @@ def split(faces: Path, out: Path) -> tuple[Path, Path]:
     order = np.random.default_rng(0).permutation(len(dataset))
     for path, numbers in zip(paths, (order[:-HELD], order[-HELD:]), strict=True):
         if not path.exists():
-            write_images(Part(dataset.read(numbers)), path, codec=Gzip(), advance=lambda _: None)
+            part = dataset.read(numbers)
+            named = [NamedImage(pixels, f"{i:06d}") for i, pixels in enumerate(part)]
+            write_images(DataSet(len(part), part.shape[-1], 3, lambda named=named: iter(named)), path)
     return paths
 
 
@@ -109,7 +97,7 @@ def spend(train: Path, run: Path, minutes: float, threads: int) -> None:
 
 
 def keep(run: Path, where: Path) -> None:
-    """Copy a run's generator."""
+    """Copy the generator of a run to a new folder."""
     where.mkdir()
     for name in ("generator.safetensors", "generator.json"):
         shutil.copy(run / name, where / name)
@@ -121,7 +109,7 @@ def images(path: Path) -> np.ndarray:
 
 
 def generated(where: Path) -> np.ndarray:
-    """Return what a generator makes, uint8 [256, 3, 32, 32]; smaller ones enlarged, as where 32x32 fades in."""
+    """Return generated images, uint8 [256, 3, 32, 32]; smaller ones are enlarged, as while 32x32 fades in."""
     made = GeneratedImages(where, HELD, 0, torch.device("cpu"))
     times = RESOLUTION // made.resolution
     return np.stack([one.pixels for one in made.images()]).repeat(times, axis=2).repeat(times, axis=3)

@@ -1,9 +1,10 @@
-"""Every format's size and time at 1024x1024, there and, where it is imported, back; extrapolated to 30,000 images.
+"""Size and time of exports and imports of 1024x1024 images in all formats, extrapolated to 30,000 images.
 
 ``python benchmarks/export.py [--workers N]`` prints every figure beside its threshold. The images are the 28 faces of
-CelebA-HQ of the real test set and their mirror images, 56 in all. They were stored as JPEG, which leaves less noise
-than a build does: its PNG files are larger. Times are CPU time of all processes, so that other work on the machine
-matters little, less what a command takes for a single image; wall time is at least that divided by the cores.
+CelebA-HQ of the real test set and their mirror images, 56 in all. They were stored as JPEG, so they have less noise
+than the images of a build, whose PNG files are larger. Times are CPU times of all processes, minus the time of the same
+command for a single image, so that other work on the machine matters little. The wall time is at least the CPU time
+divided by the number of cores.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -23,7 +23,7 @@ from PIL import Image
 from table import Row, finish, shared_data
 
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.image_set import NamedImage
+from celebahq_builder.image_set import DataSet, NamedImage
 
 MANY = 30_000
 FORMATS = ("tfrecord", "stylegan-zip", "images", "webdataset", "parquet")
@@ -33,26 +33,15 @@ EXPORT_MS = 150
 IMPORT_MS = 300
 
 
-@dataclass
-class Faces:
-    """Real faces and their mirror images, a `ImageSet`."""
+def faces_and_mirror_images(files: Sequence[Path]) -> DataSet:
+    """Return real faces, each followed by its mirror image."""
 
-    files: list[Path]
-    resolution: int = 1024
-    channels: int = 3
-    labels: None = None
-    label_names: tuple[str, ...] = ()
-
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return 2 * len(self.files)
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield each face, then its mirror image."""
-        for number in range(start, self.count):
-            pixels = np.asarray(Image.open(self.files[number // 2]).convert("RGB")).transpose(2, 0, 1)
+    def images() -> Iterator[NamedImage]:
+        for number in range(2 * len(files)):
+            pixels = np.asarray(Image.open(files[number // 2]).convert("RGB")).transpose(2, 0, 1)
             yield NamedImage(np.ascontiguousarray(pixels[:, :, :: -1 if number % 2 else 1]), f"{number:05d}.png")
+
+    return DataSet(2 * len(files), 1024, 3, images)
 
 
 def main() -> None:
@@ -60,13 +49,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=1)
     workers = parser.parse_args().workers
-    faces = Faces(sorted((shared_data() / "celebahq_1024").glob("*.jpg")))
+    files = sorted((shared_data() / "celebahq_1024").glob("*.jpg"))
+    faces = faces_and_mirror_images(files)
     rows = [Row("images measured", faces.count, "", at_least=56)]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         many, one = folder / "many.h5", folder / "one.h5"
         write_images(faces, many)
-        write_images(Faces(faces.files[:1]), one)
+        write_images(faces_and_mirror_images(files[:1]), one)
         for to in FORMATS:
             rows += export_rows(to, many, one, faces.count, workers, folder)
         for source in BACK:
@@ -75,7 +65,7 @@ def main() -> None:
 
 
 def target(folder: Path, to: str, source: Path) -> Path:
-    """Return where an export goes."""
+    """Return the path of an export; for ``hdf5`` the source itself."""
     if to == "hdf5":
         return source
     return folder / f"{source.stem}-{to}{'.zip' if to == 'stylegan-zip' else ''}"
@@ -97,7 +87,7 @@ def export_rows(to: str, many: Path, one: Path, count: int, workers: int, folder
 
 
 def import_rows(name: str, many: Path, count: int, workers: int, folder: Path) -> list[Row]:
-    """Return the time of an import, its memory, and how many images are what they were."""
+    """Return the time of an import, its memory, and the number of images that did not change."""
     source, back = target(folder, name, many), folder / f"{name}.h5"
     started, _ = measured("--version")
     took, memory = measured("import", source, "--out", back, "--workers", workers)
@@ -108,7 +98,7 @@ def import_rows(name: str, many: Path, count: int, workers: int, folder: Path) -
         Row(f"import {name}: CPU time per image", 1000 * each, "ms", at_most=IMPORT_MS),
         Row(f"import {name}: CPU time of {MANY} images", each * MANY / 60, "min"),
         Row(f"import {name}: memory of the largest process", memory / 1024, "MiB", at_most=MEMORY_MIB),
-        Row(f"import {name}: images that are what they were", same, "", at_least=count),
+        Row(f"import {name}: unchanged images", same, "", at_least=count),
     ]
 
 

@@ -95,9 +95,7 @@ def _changes(tree: ast.AST) -> Iterator[tuple[ast.expr | ast.stmt, str, ast.expr
             yield node, "and/or", ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
         elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
             yield node, "arithmetic", ast.BinOp(node.left, ARITHMETIC[type(node.op)](), node.right)
-        elif (
-            isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and not _informs(node.value)
-        ) or isinstance(node, ast.Raise):
+        elif _is_call(node) or isinstance(node, ast.Raise):
             yield node, "dropped", None
         elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
             yield node, "constant", repr(not node.value)

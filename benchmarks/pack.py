@@ -1,15 +1,15 @@
 """Speed of packing and size of the HDF5 file: ``python benchmarks/pack.py [--pngs DIR | --codecs]``.
 
-300 faces of 1024x1024, made from the 28 of the real CelebA-HQ that lie among the test data: mirrored and shifted, so
-that no two are alike and all have the texture that they have; written as the PNGs that a build's align leaves. Or the
-first 300 of a build itself: ``--pngs WORK/stages/align/images``.
+The images are 300 faces of 1024x1024, made of the 28 images of CelebA-HQ in the test data: mirrored and shifted, so
+that no two are alike and all have real texture. They are PNG files like those of the stage align. With
+``--pngs WORK/stages/align/images``, they are the first 300 images of a build.
 Both sides read the same files, in one run, by turns:
 
-- the public tool's way: one process, 2x2 means in float32, gzip 4 within HDF5's filter pipeline;
-- `celebahq build`'s: two threads decode, build the levels and compress, a third stores.
+- the public tool: one process, 2x2 means in float32, gzip 4 in the filter pipeline of HDF5;
+- `celebahq build`: two threads decode, build the levels and compress, a third one stores.
 
-Peak memory is that of a process which packs them, and of one which writes 20,000 images of 64x64 as a reader of a
-data set hands them out. Beside other work on the machine, processor time tells more than the clock.
+Peak memory is measured in a process that packs these images, and in one that writes 20,000 images of 64x64 from an
+image set. While other programs run on the machine, compare the processor times.
 ``--codecs`` prints the table of ``docs/hdf5.md`` instead.
 """
 
@@ -33,7 +33,7 @@ from celebahq_builder.hdf5 import images_per_chunk
 from celebahq_builder.hdf5.codecs import codec
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.hdf5.writer import compress_chunk
-from celebahq_builder.image_set import Labels, NamedImage
+from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.imaging.image_io import decode_png, encode_png, open_rgb, pil_to_array
 from celebahq_builder.imaging.pyramid import build_pyramid, levels
 from celebahq_builder.imaging.quality_score import QualityScore
@@ -206,29 +206,24 @@ def speed(folder: Path, pngs: Path | None) -> list[Row]:
     ]
 
 
-class Small:
-    """20,000 images of 64x64, made as they are asked for."""
+def small_faces() -> DataSet:
+    """Return 20,000 images of 64x64, made while they are read: faces, each with other noise."""
+    k = SIDE // SMALL_SIDE
+    reduced = [face.reshape(3, SMALL_SIDE, k, SMALL_SIDE, k).mean((2, 4)) for face in faces(8)]
 
-    count, resolution, channels = SMALL_IMAGES, SMALL_SIDE, 3
-    labels: Labels | None = None
-    label_names = ()
-
-    def __init__(self) -> None:
-        k = SIDE // SMALL_SIDE
-        self.faces = [face.reshape(3, SMALL_SIDE, k, SMALL_SIDE, k).mean((2, 4)) for face in faces(8)]
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield faces with noise of their own."""
-        for number in range(start, self.count):
+    def images() -> Iterator[NamedImage]:
+        for number in range(SMALL_IMAGES):
             rng = np.random.default_rng(number)
-            noisy = self.faces[number % len(self.faces)] + rng.integers(-3, 4, (3, SMALL_SIDE, SMALL_SIDE))
+            noisy = reduced[number % len(reduced)] + rng.integers(-3, 4, (3, SMALL_SIDE, SMALL_SIDE))
             yield NamedImage(np.clip(noisy, 0, 255).astype(np.uint8), f"{number:06d}.png")
+
+    return DataSet(SMALL_IMAGES, SMALL_SIDE, 3, images)
 
 
 def write_for_memory(what: str, folder: Path) -> None:
     """Write in this process and print its peak memory in MB."""
     if what == "small":
-        write_images(Small(), folder / "small.h5", workers=WORKERS)
+        write_images(small_faces(), folder / "small.h5", workers=WORKERS)
     else:
         kept = [packed_photo(path, i) for i, path in enumerate(sorted(folder.glob("*.png")))]
         build_writes(folder / "memory.h5", kept, folder)

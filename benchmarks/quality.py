@@ -20,7 +20,8 @@ from scoring.damage import DAMAGES, WORSE, Pixels, rounded
 from scoring.faces import aligned
 from table import Row, finish, shared_data
 
-from celebahq_builder.imaging.padding import PaddingPlan, pad_photo
+from celebahq_builder.imaging.geometry import PaddingPlan
+from celebahq_builder.imaging.padding import pad_photo
 from celebahq_builder.imaging.quality_score import quality_score
 
 REPEATS = 20

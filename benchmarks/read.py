@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -27,7 +26,7 @@ from celebahq_builder.data.dataset import PyramidDataset
 from celebahq_builder.hdf5 import level_name
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
-from celebahq_builder.image_set import Labels, NamedImage
+from celebahq_builder.image_set import DataSet, NamedImage
 from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
 
 Pixels = NDArray[np.uint8]
@@ -39,28 +38,18 @@ SMALL_PX, SMALL_COUNT, SMALL_BATCH = (4, 8, 16, 32, 64), 30_000, 64
 LARGE_GOAL, SMALL_GOAL = 3.0, 20.0
 
 
-@dataclass(frozen=True)
-class Variants:
-    """Images made of real ones: shifted, mirrored, and of other brightness."""
+def variants(sources: list[Pixels], count: int) -> DataSet:
+    """Return images made of real ones: shifted, mirrored, and of other brightness."""
+    resolution = sources[0].shape[-1]
 
-    sources: list[Pixels]
-    count: int
-    labels: Labels | None = None
-    label_names: tuple[str, ...] = ()
-    channels: int = 3
-
-    @property
-    def resolution(self) -> int:
-        """Return R."""
-        return self.sources[0].shape[-1]
-
-    def images(self, start: int = 0) -> Iterator[NamedImage]:
-        """Yield one after another."""
+    def images() -> Iterator[NamedImage]:
         random = np.random.default_rng(0)
-        for i in range(start, self.count):
-            pixels = np.roll(self.sources[i % len(self.sources)], random.integers(0, self.resolution, 2), (1, 2))
+        for i in range(count):
+            pixels = np.roll(sources[i % len(sources)], random.integers(0, resolution, 2), (1, 2))
             levels = np.rint(255 * (np.arange(256) / 255) ** random.uniform(0.7, 1.4)).astype(np.uint8)
             yield NamedImage(levels[pixels[:, :, ::-1] if random.random() < 0.5 else pixels], f"{i:05d}")
+
+    return DataSet(count, resolution, 3, images)
 
 
 def main() -> None:
@@ -73,9 +62,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         small, fast, slow = (Path(folder, name) for name in ("small.h5", "1024.h5", "1024-zlib.h5"))
-        write_images(Variants(sources, LARGE_COUNT), fast)
-        write_images(Variants(sources, LARGE_COUNT), slow, codec=Gzip(4))
-        write_images(Variants(parts, SMALL_COUNT), small)
+        write_images(variants(sources, LARGE_COUNT), fast)
+        write_images(variants(sources, LARGE_COUNT), slow, codec=Gzip(4))
+        write_images(variants(parts, SMALL_COUNT), small)
         print(f"{len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}; gzip, files in the page cache")
         rows += measured(fast, "", LARGE_PX, LARGE_BATCH, 12, 0, LARGE_GOAL)
         rows += measured(slow, " by zlib", LARGE_PX, LARGE_BATCH, 12, 0, LARGE_GOAL)

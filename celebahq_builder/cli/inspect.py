@@ -81,7 +81,7 @@ def extract(file: Path, index: str | None, names: tuple[str, ...], out: Path, re
 
     with open_images(file) as images:
         numbers = _chosen(images, index, names)
-        named = list(tiles(images, numbers))  # raises before anything is written
+        named = tiles(images, numbers)  # raises before anything is written
         written = write(images, numbers, out, resolution)
         for path, tile in zip(written, named, strict=True) if index or names else ():
             click.echo(printable("  ".join(filter(None, (str(path), tile.name)))))

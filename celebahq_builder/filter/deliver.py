@@ -150,11 +150,7 @@ class DeliveryRecord:
                 self.files[file.path] = file
 
     def add(self, file: DeliveredFile) -> None:
-        """Record a file that is about to appear.
-
-        Raises:
-            OSError: the line cannot be written.
-        """
+        """Record a file that is about to appear; raise an OSError if the line cannot be written."""
         self._append({"file": file.path, "bytes": file.size_bytes, "content": file.content})
 
     def add_partial(self) -> Path:
@@ -192,7 +188,7 @@ class Delivery:
     mode: DeliveryMode
     paths: tuple[str, ...]
     """All of them."""
-    left: tuple[str, ...]
+    remaining: tuple[str, ...]
     """Those that are not there yet."""
     stale: tuple[DeliveredFile, ...] = ()
     """Files of an earlier command that are not among `paths`."""
@@ -207,7 +203,7 @@ class Delivery:
 def plan_delivery(
     folder: Path, out: Path, mode: DeliveryMode, paths: Sequence[str], *, prune: bool = False
 ) -> Delivery:
-    """Return what is left to be delivered, after a check that all of it can be.
+    """Return a delivery after a check that all of it is possible.
 
     Args:
         out: the destination; need not exist.
@@ -219,13 +215,13 @@ def plan_delivery(
             holds files of an earlier command that are not in the selection, and `prune` is false.
         DiskFull: there is not enough space for the copies.
     """
-    left, clashes = [], []
+    remaining, clashes = [], []
     for path in paths:
         source, target = folder / path, out / path
         if not innermost_existing(target.parent).is_dir():
             clashes.append(path)
         elif not os.path.lexists(target):
-            left.append(path)
+            remaining.append(path)
         elif not _is_delivered(source, target, mode):
             clashes.append(path)
     if clashes:
@@ -248,14 +244,14 @@ def plan_delivery(
         )
     if mode is DeliveryMode.COPY:
         free = shutil.disk_usage(innermost_existing(out)).free
-        size_bytes = sum((folder / path).stat().st_size for path in left if (folder / path).exists())
+        size_bytes = sum((folder / path).stat().st_size for path in remaining if (folder / path).exists())
         if size_bytes > free:
             raise DiskFull(f"{out} needs {size_bytes} bytes and its disk has {free} left; nothing was copied")
-    return Delivery(folder, out, mode, tuple(paths), tuple(left), tuple(stale), tuple(changed))
+    return Delivery(folder, out, mode, tuple(paths), tuple(remaining), tuple(stale), tuple(changed))
 
 
 def _is_delivered(source: Path, target: Path, mode: DeliveryMode) -> bool:
-    """Return whether `target` is what a copy or a link of `source` would be."""
+    """Return whether `target` is already a copy of `source`, or a link to it."""
     try:
         if mode is DeliveryMode.LINK:
             return source.samefile(target)
@@ -275,11 +271,7 @@ def innermost_existing(path: Path) -> Path:
 
 
 def deliver(plan: Delivery, progress: Progress) -> Delivery:
-    """Deliver the images that are left, remove the stale files, and return the plan with the errors.
-
-    Raises:
-        DeliveryError, DiskFull, WorkspaceError: see `deliver_images`.
-    """
+    """Call `deliver_images` and `prune_files`, and return the plan with the errors."""
     errors = []
     for path, error in deliver_images(plan):
         if error:
@@ -290,7 +282,7 @@ def deliver(plan: Delivery, progress: Progress) -> Delivery:
 
 
 def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
-    """Deliver the images that are left, and yield the path of each and the error it met, empty for none.
+    """Deliver the images that remain, and yield the path of each and the error it met, empty for none.
 
     A copy is complete, has its time stamps and is on the disk before it gets its name. A link is a hard link, or,
     where the file system cannot have one, a symbolic link to the absolute path.
@@ -301,7 +293,7 @@ def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
         WorkspaceError: the disk failed or is gone.
     """
     out, partial = delivery.out, None
-    if delivery.left:
+    if delivery.remaining:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -314,7 +306,7 @@ def deliver_images(delivery: Delivery) -> Iterator[tuple[str, str]]:
     except OSError as error:
         raise as_storage_error(error, out) from error
     try:
-        for path in delivery.left:
+        for path in delivery.remaining:
             source, target = delivery.folder / path, out / path
             try:
                 source.stat()

@@ -96,8 +96,8 @@ def scan_folder(folder: Path, exclude: Collection[Path] = ()) -> ImageListing:
             else:
                 unusable.append(UnscoredImage(path, Reason.UNREADABLE, "not a regular file"))
 
-    images, again = _distinct_files(names)
-    unusable = sorted([*unusable, *again], key=lambda image: image.path)
+    images, other_names = _distinct_files(names)
+    unusable = sorted([*unusable, *other_names], key=lambda image: image.path)
     skipped.linked_folders.sort()
     skipped.excluded.sort()
     return ImageListing(dict(sorted(images.items())), unusable, skipped)
@@ -107,15 +107,15 @@ def _distinct_files(
     names: Iterable[tuple[bool, str, os.stat_result]],
 ) -> tuple[dict[str, tuple[int, int]], list[UnscoredImage]]:
     """Return size and time of each file under its first name, and its other names; True marks symbolic links."""
-    first: dict[tuple[int, int], str] = {}
-    images, again = {}, []
-    for _, path, found in sorted(names, key=lambda name: name[:2]):
-        known = first.setdefault(_identity(found), path)
-        if known == path:
-            images[path] = (found.st_size, found.st_mtime_ns)
+    first_names: dict[tuple[int, int], str] = {}
+    images, other_names = {}, []
+    for _, path, status in sorted(names, key=lambda name: name[:2]):
+        first = first_names.setdefault(_identity(status), path)
+        if first == path:
+            images[path] = (status.st_size, status.st_mtime_ns)
         else:
-            again.append(UnscoredImage(path, Reason.SAME_FILE, f"the same file as {known}"))
-    return images, again
+            other_names.append(UnscoredImage(path, Reason.SAME_FILE, f"the same file as {first}"))
+    return images, other_names
 
 
 def _is_skipped(

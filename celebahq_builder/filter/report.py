@@ -111,12 +111,12 @@ def _skipped_lines(skipped: SkippedFiles) -> Iterator[str]:
 
 def _delivery_lines(delivery: Delivery) -> Iterator[str]:
     done = delivery.mode.done
-    notes = [f"{count} were there already"] if (count := len(delivery.paths) - len(delivery.left)) else []
+    notes = [f"{count} were there already"] if (count := len(delivery.paths) - len(delivery.remaining)) else []
     if delivery.mode is DeliveryMode.LINK:
         count = sum((delivery.out / path).is_symlink() for path in delivery.paths)
         notes += [f"{count} are symbolic links, because hard links are not possible there"] if count else []
     more = f" ({'; '.join(notes)})" if notes else ""
-    yield f"{done}: {len(delivery.left) - len(delivery.errors)} to {printable(str(delivery.out))}{more}"
+    yield f"{done}: {len(delivery.remaining) - len(delivery.errors)} to {printable(str(delivery.out))}{more}"
     yield from (f"  not {done}: {printable(path)}: {error}" for path, error in delivery.errors)
     if delivery.stale:
         yield f"removed: {len(delivery.stale) - len(delivery.prune_errors)} of an earlier command"
@@ -133,11 +133,7 @@ def _join_names(names: Sequence[str]) -> str:
 
 
 def write_page(result: FilterResult) -> None:
-    """Write the HTML page; equal results give equal bytes.
-
-    Raises:
-        DiskFull: no space left.
-    """
+    """Write the HTML page; equal results give equal bytes."""
     write_atomic(result.page_path, render_page("filter.html.j2", _variables(result)))
 
 

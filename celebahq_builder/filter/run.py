@@ -43,21 +43,27 @@ class Selection:
     """The number of images to keep, given by one of the fields; without any, all images are kept.
 
     Raises:
-        RecipeError: more than one field is given.
+        RecipeError: more than one field is given, or a value is out of range.
     """
 
     keep: int | None = None
-    """Number of images."""
+    """Number of images, at least 1."""
     min_score: float | None = None
-    """Lowest score."""
+    """Lowest score, in [0, 1]."""
     top_percent: float | None = None
-    """Share of the images that have a score, rounded down, but at least one image."""
+    """Share of the images that have a score, in (0, 100], rounded down, but at least one image."""
 
     def __post_init__(self) -> None:
         given = [name for name in ("keep", "min_score", "top_percent") if getattr(self, name) is not None]
         if len(given) > 1:
             names = " and ".join(f"`{name}`" for name in given)
             raise RecipeError(f"{names} both determine how many images are kept; give only one of them")
+        if self.keep is not None and self.keep < 1:
+            raise RecipeError(f"`keep` must be at least 1, got {self.keep}")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise RecipeError(f"`min_score` must be from 0 to 1, got {self.min_score}")
+        if self.top_percent is not None and not 0 < self.top_percent <= 100:
+            raise RecipeError(f"`top_percent` must be above 0 and at most 100, got {self.top_percent}")
 
     @property
     def description(self) -> str:
@@ -121,7 +127,7 @@ def filter_folder(
             images under the same paths.
 
     Raises:
-        RecipeError: arguments that contradict each other.
+        RecipeError: arguments that contradict each other or are out of range.
         ClusterError: no scheduler answers, or its workers cannot be used.
         SourceError: `folder` is not a folder, or holds no images.
         WorkspaceError: the scores folder is in use, belongs to another folder, or cannot be used.
@@ -182,7 +188,7 @@ def filter_folder(
         if delivery.paths:
             store.add_destination(delivery.out)
         count = len(delivery.paths)
-        progress = Progress(delivery.mode.value, count, count - len(delivery.left), "image")
+        progress = Progress(delivery.mode.value, count, count - len(delivery.remaining), "image")
         return replace(result, delivery=deliver(delivery, progress))
 
 
@@ -234,11 +240,9 @@ def _list_images(folder: Path, target: Path | None, store: ScoreStore) -> ImageL
 def _score_images(
     folder: Path, listing: ImageListing, store: ScoreStore, where: int | str, pixels_max: int
 ) -> tuple[list[ImageScore], list[UnscoredImage]]:
-    """Return all images with a score, and those without one by path; score those that have no valid record.
+    """Score the images that have no valid record, in processes (their number) or on a cluster (its address).
 
-    Args:
-        where: number of processes, or a cluster.
-        pixels_max: see `filter_folder`.
+    Returns all images with a score, and those without one, sorted by path.
     """
     valid = store.valid_records(listing.images)
     todo = [path for path in listing.images if path not in valid]

@@ -17,7 +17,7 @@ from celebahq_builder.device_errors import fatal_error
 from celebahq_builder.errors import CelebAHQError, SourceError
 from celebahq_builder.filter.store import DECIMALS, SIDE_PX, ImageScore, ScoreRecord, UnscoredImage
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
+from celebahq_builder.imaging.image_io import crop_image, open_rgb, pil_to_array
 from celebahq_builder.imaging.quality_score import QualityScore, quality_score
 from celebahq_builder.limits import MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason, Rejection
@@ -109,22 +109,18 @@ def _enlarge(square: Values) -> NDArray[np.float32]:
 
 
 def score_files(folder: str, paths: Sequence[str], pixels_max: int) -> list[ScoreRecord]:
-    """Score some files in a worker process; an error of one file is its record.
-
-    Args:
-        folder: that the paths are relative to.
-        pixels_max: images of more pixels are not decoded.
-
-    Raises:
-        SourceError: the folder itself is gone.
-        WorkspaceError: not enough memory.
-    """
+    """Score some files below a folder in a worker process; see `score_file`."""
     torch.set_num_threads(1)  # the split of a sum over threads decides its last bits
     return [score_file(Path(folder), path, pixels_max) for path in paths]
 
 
 def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
-    """Return the score of a file, or the reason why it has none."""
+    """Return the score of a file, or the reason why it has none; images of more than `pixels_max` are not decoded.
+
+    Raises:
+        SourceError: the folder itself is gone.
+        WorkspaceError: not enough memory.
+    """
     try:
         mtime_ns = (folder / path).stat().st_mtime_ns  # before the file is read: a change in between is noticed later
         data = read_file(folder / path)
@@ -134,7 +130,11 @@ def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
         reason = Reason.TOO_LARGE if error.errno == errno.EFBIG else Reason.UNREADABLE
         return UnscoredImage(path, reason, error.strerror or str(error))
     try:
-        return _score(path, len(data), mtime_ns, data, pixels_max)
+        image, notes = open_rgb(data, pixels_max, "pixels_max")
+        left, top, side = centred_square(image.width, image.height)
+        quality = score_image(np.asarray(crop_image(image, (left, top, left + side, top + side))))
+        parts = tuple(round(value, DECIMALS) for value in dataclasses.astuple(quality))
+        return ImageScore(path, len(data), mtime_ns, parts, image.width, image.height, notes)
     except Rejection as rejection:
         if rejection.reason is Reason.TOO_LARGE:  # not kept in the store: the next command may allow more pixels
             return UnscoredImage(path, rejection.reason, rejection.detail)
@@ -146,11 +146,3 @@ def score_file(folder: Path, path: str, pixels_max: int) -> ScoreRecord:
         if fatal is not None:
             raise fatal from error
         return UnscoredImage(path, None, f"{type(error).__name__}: {error}".splitlines()[0])
-
-
-def _score(path: str, size_bytes: int, mtime_ns: int, data: bytes, pixels_max: int) -> ImageScore:
-    image, notes = open_rgb(data, pixels_max, "pixels_max")
-    left, top, side = centred_square(image.width, image.height)
-    quality = score_image(np.asarray(image.crop((left, top, left + side, top + side))))
-    parts = tuple(round(value, DECIMALS) for value in dataclasses.astuple(quality))
-    return ImageScore(path, size_bytes, mtime_ns, parts, image.width, image.height, notes)

@@ -97,8 +97,8 @@ def histogram(
     low, high = float(values.min()), float(values.max())
     logarithmic = low > 0 and high / low > LOG_RATIO
     edges = _edges(low, high, int(np.clip(2 * math.sqrt(len(values)), *BINS)), logarithmic)
-    below, above = (np.histogram(some, edges)[0].tolist() for some in (kept, others))
-    tallest = max(map(sum, zip(below, above, strict=True)))
+    kept_counts, other_counts = (np.histogram(some, edges)[0].tolist() for some in (kept, others))
+    tallest = max(map(sum, zip(kept_counts, other_counts, strict=True)))
     x, y = _scale(edges[0], edges[-1], LEFT, RIGHT, logarithmic), _scale(0, tallest, BOTTOM, TOP)
     marks = _log_ticks(edges[0], edges[-1]) if logarithmic else _ticks(edges[0], edges[-1])
     return Histogram(
@@ -106,14 +106,16 @@ def histogram(
             HistogramBar(
                 x=x(left),
                 width=round(x(right) - x(left), 1),
-                kept_y=y(a),
-                kept_height=round(y(0) - y(a), 1),
-                other_y=y(a + b),
-                other_height=round(y(a) - y(a + b), 1),
-                words=f"{left:.3g} to {right:.3g}: {a:,} kept, {b:,} not",
+                kept_y=y(kept_count),
+                kept_height=round(y(0) - y(kept_count), 1),
+                other_y=y(kept_count + other_count),
+                other_height=round(y(kept_count) - y(kept_count + other_count), 1),
+                words=f"{left:.3g} to {right:.3g}: {kept_count:,} kept, {other_count:,} not",
             )
-            for left, right, a, b in zip(edges[:-1], edges[1:], below, above, strict=True)
-            if a + b
+            for (left, right), kept_count, other_count in zip(
+                itertools.pairwise(edges), kept_counts, other_counts, strict=True
+            )
+            if kept_count + other_count
         ),
         x_ticks=_labelled(marks, x),
         y_ticks=tuple(Tick(y(n), f"{n:,.0f}") for n in _ticks(0, tallest, whole=True)),
@@ -280,7 +282,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _labelled(values: Sequence[float], x: Scale) -> tuple[Tick, ...]:
-    """Return ticks; evenly spaced values have the same number of decimals, others as many as each needs."""
+    """Return ticks; evenly spaced values have equal numbers of decimals, other values only those that they need."""
     decimals = max((len(f"{value:g}".partition(".")[2]) for value in values), default=0)
     even = len({round(b - a, 9) for a, b in itertools.pairwise(values)}) <= 1
     return tuple(Tick(x(value), f"{value:.{decimals}f}" if even else f"{value:g}") for value in values)

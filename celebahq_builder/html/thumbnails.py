@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from celebahq_builder.image_set import Pixels, photo_path
 from celebahq_builder.imaging.geometry import centred_square
-from celebahq_builder.imaging.image_io import encode_jpeg, open_rgb, pil_to_array
+from celebahq_builder.imaging.image_io import crop_image, encode_jpeg, open_rgb, pil_to_array
 from celebahq_builder.outcome import Rejection
 
 PHOTO_PIXELS_MAX = 50_000_000
@@ -115,7 +115,7 @@ def of_centre(path: Path, side_px: int) -> Thumbnail | None:
     if image is None:
         return None
     left, top, side = centred_square(image.width, image.height)
-    square = image.crop((left, top, left + side, top + side))
+    square = crop_image(image, (left, top, left + side, top + side))
     square.info = image.info  # has the EXIF data with the orientation
     return _reduced(ImageOps.exif_transpose(square), side_px)
 
@@ -127,7 +127,7 @@ def of_example(path: Path, side_px: int, detail: Box) -> tuple[Thumbnail, Thumbn
         return None
     sides = (image.width, image.height, image.width, image.height)
     left, top, right, bottom = (round(share * side) for share, side in zip(detail, sides, strict=True))
-    return _reduced(image, side_px), of_pixels(pil_to_array(image.crop((left, top, right, bottom))), quality=90)
+    return _reduced(image, side_px), of_pixels(pil_to_array(crop_image(image, (left, top, right, bottom))), quality=90)
 
 
 def _open(path: Path) -> Image.Image | None:

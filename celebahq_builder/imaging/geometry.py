@@ -1,4 +1,4 @@
-"""Geometry of the crop: from five landmarks to the oriented square of CelebA-HQ.
+"""Geometry of the crop: from five landmarks to the oriented square of CelebA-HQ, and the padding that it needs.
 
 Points are (x, y) in px. A landmark is a pixel position: (0, 0) is the centre of the photo's first pixel. Everything
 else uses pixel-edge coordinates: (0, 0) is the photo's top left corner and (width, height) its bottom right one.
@@ -165,6 +165,40 @@ def share_inside(quad: Points, width: int, height: int, samples: int = 64) -> fl
     down, right = np.meshgrid(steps, steps, indexing="ij")
     points = quad[0] + down[..., None] * (quad[1] - quad[0]) + right[..., None] * (quad[3] - quad[0])
     return float(((points >= 0) & (points <= (width, height))).all(axis=-1).mean())
+
+
+@dataclass(frozen=True)
+class PaddingPlan:
+    """Pixels to add on each side of an image."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+def plan_padding(quad: NDArray[np.floating], width: int, height: int, border: int, pad_min: int) -> PaddingPlan | None:
+    """Return the padding that makes room for a crop and its border, or None if the crop needs none.
+
+    Args:
+        quad: corners [4, 2] of the crop in px, pixel-edge coordinates.
+        width: of the image in px.
+        height: of the image in px.
+        border: px around the crop's bounding box that should exist.
+        pad_min: smallest padding in px, about 0.3 of the side length of the crop, which leaves room for the fade.
+
+    Returns:
+        None if the crop stays at least 4 px inside the image.
+
+    Examples:
+        >>> plan_padding(np.array([[-20, 5], [-20, 65], [40, 65], [40, 5]], float), 100, 80, border=6, pad_min=18)
+        PaddingPlan(left=26, top=18, right=18, bottom=18)
+    """
+    left, top, right, bottom = bounding_box(quad)
+    needed = [max(px + border, 0) for px in (-left, -top, right - width, bottom - height)]
+    if max(needed) <= border - 4:
+        return None
+    return PaddingPlan(*(max(px, pad_min) for px in needed))
 
 
 def centred_square(width: int, height: int) -> tuple[int, int, int]:

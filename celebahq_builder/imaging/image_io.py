@@ -60,7 +60,7 @@ Image.core.set_block_size(64 * 2**20)  # type: ignore[attr-defined]
 
 
 def open_rgb(data: bytes, pixels_max: int, limit: str = "crop.pixels_max") -> tuple[Image.Image, tuple[str, ...]]:
-    """Decode an image file of any format and mode to a Pillow image, of which parts can be cut without a full copy.
+    """Decode an image file of any format and mode to a Pillow image. Parts of it can be cut without a full copy.
 
     Threads that decode at the same time wait for each other, so that together they hold few large images.
 
@@ -96,7 +96,18 @@ def open_rgb(data: bytes, pixels_max: int, limit: str = "crop.pixels_max") -> tu
         raise Rejection(Reason.CORRUPT_IMAGE, f"{len(data)} bytes: {error}") from None
 
 
-_opening = threading.Lock()
+_limit_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_pillow_limit() -> Iterator[None]:
+    """Lift Pillow's own limit on pixels, which is a global variable."""
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def open_image(file: IO[bytes], pixels_max: int, limit: str) -> ImageFile.ImageFile:
@@ -112,18 +123,20 @@ def open_image(file: IO[bytes], pixels_max: int, limit: str) -> ImageFile.ImageF
         UnidentifiedImageError: the file is of none of the `FORMATS`.
         Exception: one of `DECODE_ERRORS`, for a corrupt header.
     """
-    with _opening:  # Pillow's own limit on pixels is a global variable
-        pillow_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            image = Image.open(file)
-        finally:
-            Image.MAX_IMAGE_PIXELS = pillow_limit
+    with _without_pillow_limit():
+        image = Image.open(file)
     if image.format not in FORMATS:
         raise UnidentifiedImageError(f"{image.format} files are not read")
     if image.width * image.height > pixels_max:
         size = f"{image.width} x {image.height} px"
         raise Rejection(Reason.TOO_LARGE, f"{size}; {limit} allows {pixels_max} pixels")
     return image
+
+
+def crop_image(image: Image.Image, box: tuple[int, int, int, int]) -> Image.Image:
+    """Return a part of an image of any size, left, top, right and bottom in px; Pillow alone refuses a large part."""
+    with _without_pillow_limit():
+        return image.crop(box)
 
 
 class MemoryBudget:
@@ -157,7 +170,7 @@ class MemoryBudget:
 
 
 reserve_pixels = MemoryBudget(MAX_IMAGE_PIXELS).reserve
-"""Context manager in which an image of so many pixels is decoded: all threads of this process share a budget."""
+"""Context manager that reserves pixels while an image is decoded; all threads of this process share a budget."""
 
 
 def check_png(data: bytes) -> None:

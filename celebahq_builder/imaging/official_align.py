@@ -7,14 +7,15 @@ float32 and masks to float64 wherever the tool's own arithmetic rounds them.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from celebahq_builder.imaging.geometry import bounding_box, rot90
+from celebahq_builder.imaging.geometry import bounding_box, plan_padding, rot90
+from celebahq_builder.imaging.image_io import crop_image
 
 SUPERSAMPLING = 4
 """Samples per result pixel and direction: 4096 for 1024."""
@@ -87,7 +88,7 @@ def crop_region(image: OfficialImage) -> OfficialImage:
     left, top = max(left - border, 0), max(top - border, 0)
     right, bottom = min(right + border, image.image.width), min(bottom + border, image.image.height)
     quad = image.quad - np.array([left, top], dtype=F32)
-    return replace(image, image=image.image.crop((left, top, right, bottom)), quad=quad, border=border)
+    return replace(image, image=crop_image(image.image, (left, top, right, bottom)), quad=quad, border=border)
 
 
 def enlarge(image: OfficialImage) -> tuple[OfficialImage, int]:
@@ -115,14 +116,10 @@ def pad(image: OfficialImage) -> tuple[OfficialImage, bool]:
     Returns:
         The image, and whether it was padded.
     """
-    left, top, right, bottom = bounding_box(image.quad)
-    width, height = image.image.size
-    overhang = (-left, -top, right - width, bottom - height)
-    pads = [max(px + image.border, 0) for px in overhang]
-    if max(pads) <= image.border - 4:
+    plan = plan_padding(image.quad, *image.image.size, image.border, round(image.crop_share(0.3)))
+    if plan is None:
         return image, False
-    pad_min = round(image.crop_share(0.3))
-    left, top, right, bottom = (max(px, pad_min) for px in pads)
+    left, top, right, bottom = astuple(plan)
     mirrored = np.pad(np.asarray(image.image), ((top, bottom), (left, right), (0, 0)), "reflect")
     mask = _fade_mask(mirrored.shape[0], mirrored.shape[1], (left, top, right, bottom))
     for channel in range(3):  # one by one, because a single channel in float is large enough

@@ -11,7 +11,7 @@ import numpy as np
 from celebahq_builder.image_set import Pixels
 from celebahq_builder.imaging.geometry import Points
 
-MIRRORED = (1, 0, 2, 4, 3)
+MIRRORED = [1, 0, 2, 4, 3]
 """Order of five landmarks after left and right are exchanged."""
 
 _FLIPS = {
@@ -80,4 +80,4 @@ def _flipped(landmarks: Points, size: tuple[int, int], orientation: int) -> Poin
     width, height = upright_size(size, orientation)
     x, y = landmarks.T
     flipped = np.stack([width - 1 - x if horizontal else x, height - 1 - y if vertical else y], axis=1)
-    return flipped[list(MIRRORED)] if sum(_FLIPS[orientation]) % 2 else flipped
+    return flipped[MIRRORED] if sum(_FLIPS[orientation]) % 2 else flipped

@@ -7,13 +7,12 @@ constants are those of the authors' public tool.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from celebahq_builder.imaging.geometry import Points, bounding_box
+from celebahq_builder.imaging.geometry import PaddingPlan
 
 STRIP_ROWS = {"cpu": 32, "cuda": 1024}
 """Rows that are held as float at a time, by kind of device; it bounds the memory. On a CPU they fit into its cache."""
@@ -23,42 +22,6 @@ MEDIAN_SAMPLES = 160_000
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in px."""
-
-
-@dataclass(frozen=True)
-class PaddingPlan:
-    """Pixels to add on each side of an image."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-
-def plan_padding(quad: Points, width: int, height: int, border: int, crop_side: float) -> PaddingPlan | None:
-    """Return the padding that makes room for a crop and its border, or None if the crop needs none.
-
-    Args:
-        quad: corners [4, 2] of the crop in px, pixel-edge coordinates.
-        width: of the image in px.
-        height: of the image in px.
-        border: px around the crop's bounding box that should exist.
-        crop_side: side length of the crop in px. Each padding is at least 0.3 of it, which leaves room for the fade.
-
-    Returns:
-        None if the crop stays at least 4 px inside the image.
-
-    Examples:
-        >>> import numpy as np
-        >>> plan_padding(np.array([[-20.0, 5.0], [-20.0, 65.0], [40.0, 65.0], [40.0, 5.0]]), 100, 80, 6, crop_side=60)
-        PaddingPlan(left=26, top=18, right=18, bottom=18)
-    """
-    left, top, right, bottom = bounding_box(quad)
-    needed = [max(px + border, 0) for px in (-left, -top, right - width, bottom - height)]
-    if max(needed) <= border - 4:
-        return None
-    pad_min = round(0.3 * crop_side)
-    return PaddingPlan(*(max(px, pad_min) for px in needed))
 
 
 def pad_photo(pixels: Tensor, padding: PaddingPlan, sigma: float, box: Box | None = None) -> Tensor:

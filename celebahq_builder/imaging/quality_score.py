@@ -33,7 +33,7 @@ PLATEAU = 0.1
 DETAIL = (1 / 16, 0.92)
 """Shares between which breadth and symmetry are measured."""
 ONSET = (1 / 12, 1 / 8)
-"""Shares between which sharp images have hardly less energy than on the plateau."""
+"""Shares between which sharp images have almost as much energy as on the plateau."""
 TAIL = 0.9
 """Share above which frequencies form the tail, which measures the floor."""
 BELOW_TAIL = (0.4, 0.55)
@@ -131,7 +131,7 @@ def quality_scores(images: Tensor) -> list[QualityScore]:
     above = rings.frequency.square() * (mean - NOISE_REMOVED * noise[:, None])
 
     # --- Breadth ---
-    contrast = plateau.clamp(min=_octave_energy(CONTRAST, luma.shape[-1], luma.device))
+    contrast = plateau.clamp(min=_least_contrast(luma.shape[-1], luma.device))
     level_db = 10 * (above.clamp(min=1e-9) / contrast[:, None]).log10()
     onset_db = level_db.clamp(min=-DETAIL_RANGE_DB)[:, rings.onset].mean(dim=1)
     breadth = (1 + level_db / DETAIL_RANGE_DB).clamp_(0, 1)[:, rings.detail].mean(dim=1)
@@ -166,10 +166,10 @@ def power_spectrum(luma: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4)
-def _octave_energy(deviation: float, size: int, device: torch.device) -> float:
-    """Return f^2 P of an octave with a standard deviation in grey levels, of images [size, size] (Parseval)."""
+def _least_contrast(size: int, device: torch.device) -> float:
+    """Return f^2 P of an octave whose standard deviation is `CONTRAST`, of images [size, size] (Parseval)."""
     weight = float(radial_window(size, device).square().sum())
-    return deviation**2 * size**2 * weight / (2 * math.pi * math.log(2))
+    return CONTRAST**2 * size**2 * weight / (2 * math.pi * math.log(2))
 
 
 def _ring_means(values: Tensor, rings: _Rings) -> Tensor:

@@ -19,29 +19,29 @@ SIDE_PX = 256
 SIDE_PX_MIN = 32
 """Resolution of the smallest images in which a bar can be distinguished from the image content."""
 
-SPREAD = 4.0
+SPREAD_MAX = 4.0
 """Largest standard deviation along a line of a bar, and of its colour between lines; JPEG leaves 1 to 3."""
 
-STEP = 24
+STEP_MIN = 24
 """Smallest difference between a bar and a pixel beyond it, in grey levels."""
 
-SHARE = 0.5
+SHARE_MIN = 0.5
 """Share of the line beyond a bar that must differ; from an even background to a head the share rises slowly."""
 
-SURE_SHARE = {"black": 0.2, "white": 0.4}
-"""`SHARE` for bars that are entirely black or white. Backgrounds hardly ever are, and dark clothes and hair beside a
-black bar differ little. These values find 30 more bars in 1,000 photos; one of them is doubtful to the eye."""
+PURE_SHARE_MIN = {"black": 0.2, "white": 0.4}
+"""`SHARE_MIN` for bars that are entirely black or white. Backgrounds hardly ever are, and dark clothes and hair differ
+little from a black bar beside them. These values find 30 more bars in 1,000 photos; one of them looks doubtful."""
 
-SURE = 2
+PURE_DIFFERENCE_MAX = 2
 """Largest mean difference of such a bar from black or white, in grey levels; JPEG leaves no more."""
 
-SURE_LINES = 2
+PURE_LINES_MIN = 2
 """Smallest number of lines of such a bar."""
 
 DARK, LIGHT = 24, 231
 """A bar is black if all channels are at most `DARK`, and white if all are at least `LIGHT`."""
 
-SAME = 8
+ONE_COLOUR_RANGE_MAX = 8
 """Largest difference between the pixels of an image of one colour."""
 
 EDGES = ("top", "bottom", "left", "right")
@@ -64,7 +64,7 @@ def suspects(pixels: Pixels) -> NDArray[np.bool_]:
     plain = np.zeros(len(pixels), bool)
     for edge in EDGES:
         line = _from_edge(pixels, edge)[:, :, 0].astype(np.float32)
-        plain |= (line.std(axis=-1) <= SPREAD).all(axis=1)
+        plain |= (line.std(axis=-1) <= SPREAD_MAX).all(axis=1)
     return plain
 
 
@@ -74,12 +74,12 @@ def bars(image: Pixels) -> list[BorderBar]:
     for edge in EDGES:
         lines = _from_edge(image[None], edge)[0].astype(np.float32)
         colours = lines.mean(axis=-1)
-        plain = (lines.std(axis=-1) <= SPREAD) & (np.abs(colours - colours[:, :1]) <= SPREAD)
+        plain = (lines.std(axis=-1) <= SPREAD_MAX) & (np.abs(colours - colours[:, :1]) <= SPREAD_MAX)
         ends = np.flatnonzero(~plain.all(axis=0))
         width = int(ends[0]) if len(ends) else 0
         if width and width + 1 < lines.shape[1]:
             beyond = lines[:, width + 1]  # not the next line, which may belong to the bar by half
-            differs = (np.abs(beyond - colours[:, :1]) > STEP).any(axis=0)
+            differs = (np.abs(beyond - colours[:, :1]) > STEP_MIN).any(axis=0)
             if differs.mean() >= _least_share(colours[:, :width]):
                 first = colours[:, 0]
                 colour = "black" if first.max() <= DARK else "white" if first.min() >= LIGHT else "plain"
@@ -90,7 +90,7 @@ def bars(image: Pixels) -> list[BorderBar]:
 def one_colour(image: Pixels) -> bool:
     """Return whether an image [C, r, r] has one colour, apart from traces of lossy compression."""
     flat = image.reshape(len(image), -1)
-    return bool((flat.max(axis=1).astype(int) - flat.min(axis=1) <= SAME).all())
+    return bool((flat.max(axis=1).astype(int) - flat.min(axis=1) <= ONE_COLOUR_RANGE_MAX).all())
 
 
 def _from_edge(pixels: Pixels, edge: str) -> Pixels:
@@ -101,11 +101,11 @@ def _from_edge(pixels: Pixels, edge: str) -> Pixels:
 
 def _least_share(colours: NDArray[np.float32]) -> float:
     """Return the share of the line beyond a bar of colours [C, lines] that must differ."""
-    if colours.shape[1] >= SURE_LINES:
+    if colours.shape[1] >= PURE_LINES_MIN:
         for colour, level in (("black", 0), ("white", 255)):
-            if np.abs(colours - level).mean() <= SURE:
-                return SURE_SHARE[colour]
-    return SHARE
+            if np.abs(colours - level).mean() <= PURE_DIFFERENCE_MAX:
+                return PURE_SHARE_MIN[colour]
+    return SHARE_MIN
 
 
 # --- Padding ----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ TILE_PX = 192
 """The default level is the one nearest to this resolution."""
 
 MANY, SMALL_TILE_PX = 200, 96
-"""With more than so many images, the default level is the one nearest to this resolution."""
+"""With more than `MANY` images, the default level is the one nearest to `SMALL_TILE_PX`."""
 
 IMAGES_MAX = 1000
 """Images that a sheet holds unless its grid is given."""
@@ -80,7 +80,7 @@ def tiles(pyramid: ImagePyramid, numbers: Sequence[int]) -> list[Tile]:
 
 
 def default_level(pyramid: ImagePyramid, shown: int) -> int:
-    """Return the resolution of the level that is shown by default for so many images."""
+    """Return the resolution of the level that is shown by default, for a number of images."""
     return level_for(pyramid, TILE_PX if shown <= MANY else SMALL_TILE_PX)
 
 

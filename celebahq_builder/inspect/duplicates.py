@@ -215,7 +215,7 @@ def _either_likeness(one: Grey, other: Grey) -> float:
 
 
 def copies(group: Sequence[int], level: LevelReader, hashes: Hashes) -> list[Copy]:
-    """Return the images of a group, each compared with the first one; `hashes` are those of all images of the level."""
+    """Return the images of a group, each compared with the first one; `hashes` belong to all images of the level."""
     first, first_bits = grey(level.read([group[0]]))[0], bits(hashes[[group[0]]])
     compared = []
     for number in group:

@@ -152,7 +152,7 @@ BAR_WIDTH = 40
 
 
 def score_summary(scores: NDArray[np.float64]) -> str:
-    """Return range and median of scores [N], of which some are finite, and the number of the others.
+    """Return range and median of the finite ones of scores [N], at least one, and the number of the others.
 
     >>> score_summary(np.array([0.25, 0.75, np.nan]))
     '0.2500 to 0.7500, median 0.5000, 1 without'
@@ -186,7 +186,7 @@ def histogram_lines(values: NDArray[np.float64]) -> Iterator[str]:
 
 
 def _round_step(span: float) -> tuple[float, int]:
-    """Return a round width of which `BINS_MAX` cover a span, and the decimals that its multiples need."""
+    """Return a round bin width with which `BINS_MAX` bins cover a span, and the decimals of its multiples."""
     raw = max(span / (BINS_MAX - 1), 1e-6)
     power = math.floor(math.log10(raw))
     for factor in (1, 2, 5):

@@ -21,8 +21,8 @@ from celebahq_builder.storage import RecordLog
 log = logging.getLogger(__name__)
 
 DISTANCE_MAX = 0.25
-"""Largest mean distance of given landmarks from those of the detector, in given distances of the eyes. Manual landmarks
-of CelebA's kind have a median of 0.08."""
+"""Largest mean distance of given landmarks from those of the detector, as a share of the given distance of the eyes.
+Manual landmarks such as CelebA's have a median of 0.08."""
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,7 @@ class FaceDetector:
             matrix = crop_matrix(face.landmarks, VIEW_PX, 1.0, mirror=mirror, rotation_deg=rotation)
             found = []
             for _, landmarks, confidence in self._candidates(sample_crop(image, matrix, VIEW_PX)):
-                points = transform(inverse(matrix), landmarks[list(MIRRORED)] if mirror else landmarks)
+                points = transform(inverse(matrix), landmarks[MIRRORED] if mirror else landmarks)
                 found.append((float(np.hypot(*(points - face.landmarks).T).mean()), points, confidence))
             if found:
                 nearest = min(found, key=lambda one: one[0])
@@ -266,31 +266,15 @@ MAX_MODEL_BYTES = 1 << 26
 """Bytes of a model file, 64 MB: YuNet has 0.2 MB."""
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """A published model file."""
-
-    name: str
-    url: str
-    """The zoo keeps its files in Git LFS; the address of the raw file would give a pointer."""
-    sha256: str
-
-
-_ZOO = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet/"
+MODEL_FOLDER_URL = "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/face_detection_yunet"
+"""The folder of the published model files; they are in Git LFS, so the address of a raw file would give a pointer."""
 
 YUNET_FILES = {
-    4: ModelFile(
-        "face_detection_yunet_2023mar.onnx",
-        f"{_ZOO}face_detection_yunet_2023mar.onnx",
-        "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
-    ),
-    5: ModelFile(
-        "face_detection_yunet_2026may.onnx",
-        f"{_ZOO}face_detection_yunet_2026may.onnx",
-        "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0",
-    ),
+    4: ("face_detection_yunet_2023mar.onnx", "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"),
+    5: ("face_detection_yunet_2026may.onnx", "ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0"),
 }
-"""Model file by major version of OpenCV; the weights are the same. OpenCV 5 needs an input of any size."""
+"""Name and SHA-256 of the model file by major version of OpenCV; the weights are the same. OpenCV 5 needs an input of
+any size."""
 
 
 def locate_model(path: Path | str | None = None, argument: str = "model") -> Path:
@@ -307,17 +291,18 @@ def locate_model(path: Path | str | None = None, argument: str = "model") -> Pat
         return Path(path)
     import pooch  # takes 0.2 s
 
-    published = YUNET_FILES[5 if int(cv2.__version__.split(".")[0]) >= 5 else 4]
-    cached = Path(pooch.os_cache("celebahq_builder")) / published.name
+    name, digest = YUNET_FILES[5 if int(cv2.__version__.split(".")[0]) >= 5 else 4]
+    url = f"{MODEL_FOLDER_URL}/{name}"
+    cached = Path(pooch.os_cache("celebahq_builder")) / name
     if not cached.exists():
-        log.info("downloading %s (0.2 MB) from %s to %s", published.name, published.url, cached.parent)
+        log.info("downloading %s (0.2 MB) from %s to %s", name, url, cached.parent)
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         return Path(
             pooch.retrieve(
-                published.url,
-                f"sha256:{published.sha256}",
-                published.name,
+                url,
+                f"sha256:{digest}",
+                name,
                 cached.parent,
                 downloader=pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), timeout=30),
             )
@@ -325,9 +310,8 @@ def locate_model(path: Path | str | None = None, argument: str = "model") -> Pat
     except (OSError, ValueError, RuntimeError) as error:  # requests' errors are OSErrors
         reason = "its SHA-256 differs" if isinstance(error, ValueError) else type(error).__name__
         raise WeightsError(
-            f"the face detector {published.name} is not on this machine and cannot be downloaded ({reason}); get "
-            f"{published.url} (SHA-256 {published.sha256}) elsewhere, and put it into {cached.parent} or give its path "
-            f"as `{argument}`"
+            f"the face detector {name} is not on this machine and cannot be downloaded ({reason}); get {url} (SHA-256 "
+            f"{digest}) elsewhere, and put it into {cached.parent} or give its path as `{argument}`"
         ) from None
 
 

@@ -141,11 +141,7 @@ def _read_faces(folder: Path, photos: Iterable[Photo], left_out: list[str]) -> l
 
 
 def _read_face(folder: Path, photo: Photo) -> Face:
-    """Return the crop of a photo and its landmarks.
-
-    Raises:
-        _Unreadable: the photo cannot be decoded.
-    """
+    """Return the crop of a photo and its landmarks, or raise `_Unreadable`."""
     try:
         image, _ = open_rgb(read_file(photo_path(folder, photo.file)), MAX_IMAGE_PIXELS, PHOTO_LIMIT)
     except Rejection as error:
@@ -195,7 +191,6 @@ def random_crop(
     Args:
         image: uint8 [H, W, 3], RGB.
         points: landmarks [5, 2], pixel positions.
-        settings: strength and frequency of the changes.
         rng: all random choices come from it.
 
     Returns:
@@ -213,7 +208,7 @@ def random_crop(
         changed = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
     if rng.random() < settings.occlusion_share:
         _occlude(changed, rng)
-    return changed, landmarks[list(MIRRORED)] if mirror else landmarks
+    return changed, landmarks[MIRRORED] if mirror else landmarks
 
 
 def jittered_points(points: Points, settings: AugmentationSettings, rng: np.random.Generator) -> Points:

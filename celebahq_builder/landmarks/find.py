@@ -28,14 +28,17 @@ class LandmarkResult:
     """HTML page that shows what was found."""
     photos: int
     """Photos that were searched."""
-    faces: int
-    """Faces in the table."""
     not_chosen: int
     """Other faces: too small, of too low confidence, or left out by `faces`."""
     rejected: tuple[Rejected, ...]
     """Photos without a face in the table."""
     rows: tuple[tuple[str, tuple[float, ...]], ...]
     """File and landmarks of each face in the table."""
+
+    @property
+    def faces(self) -> int:
+        """Number of faces in the table."""
+        return len(self.rows)
 
     def lines(self) -> Iterator[str]:
         """Yield the closing lines of the command."""
@@ -100,8 +103,8 @@ def find_landmarks(
     settings = SearchSettings(locate_model(model), refine=True, thumbnails=True, refiner=weights)
     with RecordLog(table.with_suffix(".jsonl"), "celebahq landmarks", settings.identity()) as log:
         page = table.with_suffix(".html")
-        for path_of_result in (table, page):
-            log.check(path_of_result)
+        log.check(table)
+        log.check(page)
         searched = list(search_folder(folder, files, log, settings, workers=workers))
         result = summarize(searched, rules, table, page)
         if accept:
@@ -122,13 +125,7 @@ def table_csv(photos: Iterable[SearchedPhoto], rules: FaceRules) -> bytes:
 
 def summarize(photos: Sequence[SearchedPhoto], rules: FaceRules, table: Path, page: Path) -> LandmarkResult:
     """Return the counts of what was found."""
-    used = sum(len(rules.chosen(photo)) for photo in photos)
-    return LandmarkResult(
-        table=table,
-        page=page,
-        photos=len(photos),
-        faces=used,
-        not_chosen=sum(len(photo.faces) for photo in photos) - used,
-        rejected=tuple(one for photo in photos if (one := rules.rejection(photo)) is not None),
-        rows=tuple((photo.file, face.row) for photo in photos for face in rules.chosen(photo)),
-    )
+    rows = tuple((photo.file, face.row) for photo in photos for face in rules.chosen(photo))
+    rejected = tuple(one for photo in photos if (one := rules.rejection(photo)) is not None)
+    not_chosen = sum(len(photo.faces) for photo in photos) - len(rows)
+    return LandmarkResult(table, page, len(photos), not_chosen, rejected, rows)

@@ -72,10 +72,7 @@ def write_pages(
 
     Args:
         path: of the first page, ``NAME.html``; the others are ``NAME-2.html``, ...
-        photos: that were searched.
-        rules: by which faces are used.
-        log: that has the thumbnails, and by which the pages are written.
-        folder: of the photos.
+        log: has the thumbnails, and writes the pages.
         table: file name of the table.
     """
     ordered = sorted(photos, key=lambda photo: (-_doubt(photo, rules), photo.file))
@@ -168,9 +165,7 @@ def draw_face(points: Points, scale: float, kind: str, words: str, name: str = "
     Args:
         points: in px of the image of which the thumbnail is made.
         scale: px of the thumbnail per px of the image.
-        kind: see `ShownFace`.
-        words: about the face.
-        name: id of the face.
+        kind, words, name: see the fields `kind`, `words` and `id` of `ShownFace`.
     """
     try:
         quad = crop_from_landmarks(points).quad * scale

@@ -120,7 +120,7 @@ class Refiner:
             for matrix, found in zip(matrices, shares.double().cpu().numpy(), strict=True)
         )
         eyes = (shares[:, 1] - shares[:, 0]).norm(dim=-1, keepdim=True)
-        return (plain + mirrored[list(MIRRORED)]) / 2, float(within(CLOSE * eyes, errors.exp()).mean())
+        return (plain + mirrored[MIRRORED]) / 2, float(within(CLOSE * eyes, errors.exp()).mean())
 
 
 def within(distance: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -69,7 +69,7 @@ class SearchedPhoto:
 
 
 def _face_of(numbers: Sequence[float]) -> DetectedFace:
-    """Return the face of which a record has the numbers: landmarks, confidence, spread, views."""
+    """Return a face from its 13 numbers in a record: landmarks, confidence, spread, views."""
     values = [float(number) for number in numbers]
     if len(values) != 13 or not np.isfinite(values).all():
         raise ValueError(f"expected 13 finite numbers for a face, got {len(values)}")
@@ -174,12 +174,11 @@ def _refiner(weights: str) -> Refiner:
 
 
 def search_photo(stored: Pixels, exif: int, settings: SearchSettings) -> dict[str, object]:
-    """Return the record of a photo.
+    """Return the record of a photo, with positions in the stored image.
 
     Args:
         stored: the image as stored, uint8 [H, W, 3], RGB.
-        exif: EXIF orientation, which is applied for the search; the record has positions in the stored image.
-        settings: of the search.
+        exif: EXIF orientation, which is applied for the search.
     """
     finder = _detector(settings.model)
     image = np.ascontiguousarray(orientation.upright(stored, exif))
@@ -244,10 +243,7 @@ def search_folder(
     """Search the photos of a folder that have no valid record; then yield all photos, in the order of `files`.
 
     Args:
-        folder: of the photos.
-        files: names of the photos.
-        log: an open log; records of an earlier run are used again.
-        settings: of the search; the log has their `identity`.
+        log: an open log of the `identity` of the settings; records of an earlier run are used again.
         workers: processes; None for one per core. The result does not depend on it.
         title: of the progress.
     """

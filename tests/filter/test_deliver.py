@@ -1,6 +1,10 @@
-"""Selection and delivery: the best images arrive complete, only our own files go, and nothing is overwritten."""
+"""Selection and delivery: the best images arrive complete, only our own files go, and nothing is overwritten.
+
+The record of delivered files survives a kill, names only files below the destination, and is never another file.
+"""
 
 import errno
+import json
 import math
 import os
 import shutil
@@ -16,7 +20,14 @@ from hypothesis import strategies as st
 
 from celebahq_builder.errors import DeliveryError, DiskFull, RecipeError
 from celebahq_builder.filter import deliver
-from celebahq_builder.filter.deliver import RECORD_NAME, DeliveryMode, DeliveryRecord, plan_delivery
+from celebahq_builder.filter.deliver import (
+    RECORD_HEAD,
+    RECORD_NAME,
+    DeliveredFile,
+    DeliveryMode,
+    DeliveryRecord,
+    plan_delivery,
+)
 from celebahq_builder.filter.run import Selection, rank
 from tests.filter.folders import NAMES, carry_out, image_score, make_files
 
@@ -58,9 +69,18 @@ def test_a_percentage_is_exact() -> None:
     assert Selection(top_percent=10).count([]) == 0
 
 
-def test_only_one_criterion_is_allowed() -> None:
+def test_only_one_criterion_in_its_range_is_allowed() -> None:
     with pytest.raises(RecipeError, match=r"`keep` and `top_percent` both determine how many images are kept"):
         Selection(keep=3, top_percent=2.5)
+    for wrong in (
+        {"keep": 0},
+        {"min_score": 1.5},
+        {"min_score": math.nan},
+        {"top_percent": 0},
+        {"top_percent": math.nan},
+    ):
+        with pytest.raises(RecipeError, match="^`(keep|min_score|top_percent)` must be .*, got "):
+            Selection(**wrong)
     some = Selection(), Selection(keep=3), Selection(min_score=0.25), Selection(top_percent=12.5)
     assert [one.description for one in some] == ["", "best 3", "scores of 0.25 or more", "best 12.5 %"]
 
@@ -170,12 +190,12 @@ def test_an_interrupted_delivery_is_resumed(folder: Path, tmp_path: Path, mode: 
     mine = out / ".celebahq-0123456789abcdef.partial"
     mine.write_text("not in the record")
     rest = plan_delivery(folder, out, mode, NAMES)
-    assert rest.left == NAMES[2:]
+    assert rest.remaining == NAMES[2:]
     assert list(deliver.deliver_images(rest)) == [(name, "") for name in NAMES[2:]]
     assert list(out.glob("*.partial")) == [mine]
     mine.unlink()
     assert tree(out) == {name: before[name] for name in NAMES}
-    assert plan_delivery(folder, out, mode, NAMES).left == ()
+    assert plan_delivery(folder, out, mode, NAMES).remaining == ()
 
 
 def test_an_image_that_is_gone_is_reported(folder: Path, tmp_path: Path) -> None:
@@ -196,7 +216,7 @@ def test_too_little_space_is_reported_before(folder: Path, tmp_path: Path, monke
     monkeypatch.setattr(deliver.shutil, "disk_usage", lambda _: usage(10, 9, 1))
     with pytest.raises(DiskFull, match=r"needs \d+ bytes and its disk has 1 left; nothing was copied"):
         plan_delivery(folder, tmp_path / "out", DeliveryMode.COPY, NAMES)
-    assert plan_delivery(folder, tmp_path / "out", DeliveryMode.LINK, NAMES).left == NAMES
+    assert plan_delivery(folder, tmp_path / "out", DeliveryMode.LINK, NAMES).remaining == NAMES
     assert not (tmp_path / "out").exists()
 
 
@@ -278,3 +298,52 @@ def test_a_removed_file_leaves_the_record(folder: Path, tmp_path: Path) -> None:
     carry_out(folder, out, DeliveryMode.COPY, NAMES[1:])
     shutil.copy2(folder / "a.jpg", out / "a.jpg")  # now the user's
     assert plan_delivery(folder, out, DeliveryMode.COPY, NAMES[1:]).stale == ()
+
+
+# --- The record ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cut_off_record_keeps_its_lines(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    carry_out(folder, out, DeliveryMode.COPY, NAMES[:2])
+    record = out / RECORD_NAME
+    record.write_bytes(record.read_bytes() + b'{"file": "sub/')
+    carry_out(folder, out, DeliveryMode.COPY)
+    assert set(DeliveryRecord(out).files) == set(NAMES)
+    record.write_bytes(RECORD_HEAD[:9])  # killed in its first write
+    DeliveryRecord(out).add(DeliveredFile("a.jpg", 5, "sha256:0"))
+    assert set(DeliveryRecord(out).files) == {"a.jpg"}
+
+
+def test_a_record_leads_nowhere_else(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    carry_out(folder, out, DeliveryMode.COPY, NAMES[:1])
+    with (out / RECORD_NAME).open("a") as file:
+        for path in ("../in/a.jpg", str(folder / "a.jpg")):
+            content = DeliveredFile.at(path, folder / "a.jpg")
+            line = {"file": path, "bytes": content.size_bytes, "content": content.content}
+            file.write(f"{json.dumps(line)}\n")
+        file.write(f"{json.dumps({'partial': '../in/a.jpg'})}\n")
+    carry_out(folder, out, DeliveryMode.COPY, ("sub/a.jpg",), prune=True)
+    assert (folder / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_of_the_user_in_the_place_of_the_record(folder: Path, tmp_path: Path, link: bool) -> None:
+    out, mine = tmp_path / "out", tmp_path / "mine"
+    out.mkdir()
+    mine.write_text("mine")
+    if link:
+        (out / RECORD_NAME).symlink_to(mine)
+    else:
+        shutil.copy(mine, out / RECORD_NAME)
+    with pytest.raises(DeliveryError, match=r"record of celebahq filter.*choose another `out`"):
+        plan_delivery(folder, out, DeliveryMode.COPY, NAMES)
+    assert (out / RECORD_NAME).read_text() == mine.read_text() == "mine"
+
+
+def test_a_record_holds_any_name(tmp_path: Path) -> None:
+    odd = b"\xff\n.jpg".decode("utf-8", "surrogateescape")
+    file = DeliveredFile(odd, 5, "sha256:0")
+    DeliveryRecord(tmp_path).add(file)
+    assert DeliveryRecord(tmp_path).files == {odd: file}

@@ -26,7 +26,7 @@ from celebahq_builder.limits import MAX_IMAGE_FILE_BYTES, MAX_IMAGE_PIXELS
 from celebahq_builder.outcome import Reason
 from celebahq_builder.storage import partial_path
 from tests.cli.test_cli import ROOT, celebahq, one_line_error
-from tests.filter.folders import add_bad, add_odd, make, rows, run
+from tests.filter.folders import add_bad, add_odd, make, make_image, rows, run
 
 PARTS = [field.name for field in dataclasses.fields(QualityScore)]
 DEAD = "0f"  # token of an earlier run
@@ -101,6 +101,12 @@ def test_special_and_huge_files_are_named(folder: Path) -> None:
     assert len(result.ranked) == 9
     with pytest.raises(SourceError, match=r"pipe\.png cannot be read: a named pipe, not a regular file"):
         score_image(folder / "pipe.png")
+
+
+def test_pillows_own_limit_of_pixels_does_not_apply(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_image(1, 60, 40).save(folder / "wide.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert len(run(folder).ranked) == 10
 
 
 def test_a_file_that_becomes_a_pipe_after_it_was_listed(folder: Path) -> None:

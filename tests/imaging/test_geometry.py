@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from celebahq_builder.imaging.geometry import Crop, bounding_box, centred_square, crop_from_landmarks, share_inside
+from celebahq_builder.imaging.geometry import (
+    bounding_box,
+    centred_square,
+    crop_from_landmarks,
+    plan_padding,
+    share_inside,
+)
 from tests.reference import crop as reference
 
 Array = NDArray[np.float64]
@@ -34,14 +40,6 @@ def faces(draw: st.DrawFn) -> Array:
 
 
 QUADS = faces().map(lambda points: crop_from_landmarks(points).quad)
-
-
-def test_by_hand() -> None:
-    """Eyes 20 px apart, mouth 30 px below: half a side is max(2 * 20, 1.8 * 30) = 54, centre (50.5, 50.5 + 3)."""
-    crop = crop_from_landmarks(np.array([[40, 50], [60, 50], [50, 65], [42, 80], [58, 80]]))
-    np.testing.assert_allclose(crop.quad, [[-3.5, -0.5], [-3.5, 107.5], [104.5, 107.5], [104.5, -0.5]], atol=1e-9)
-    assert crop.side == pytest.approx(108)
-    assert crop.zoom(1024) == pytest.approx(1024 / 108)
 
 
 def test_wide_face_by_hand() -> None:
@@ -148,7 +146,6 @@ def test_share_inside_is_0_or_1_at_the_limits(quad: Array) -> None:
 
 def test_share_inside_by_hand() -> None:
     square = np.array([[-10.0, 0], [-10, 40], [30, 40], [30, 0]])
-    assert share_inside(square, 100, 100) == 0.75
     assert share_inside(square, 100, 20) == 0.375
 
 
@@ -161,16 +158,46 @@ def test_bounding_box_is_the_smallest(quad: Array, margin: float) -> None:
         assert high - 1 < values.max() + margin <= high
 
 
-def test_bounding_box_by_hand() -> None:
-    quad = np.array([[1.5, 2.0], [1.5, 4.25], [3.75, 4.25], [3.75, 2.0]])
-    assert bounding_box(quad) == (1, 2, 4, 5)
-    assert bounding_box(quad, 3) == (-2, -1, 7, 8)
-    assert Crop(quad).side == 2.25
-
-
 @given(st.integers(1, 50), st.integers(1, 50))
 def test_centred_square_is_the_largest_and_centred(width: int, height: int) -> None:
     left, top, side = centred_square(width, height)
     assert side == min(width, height)
     assert 0 <= width - side - 2 * left <= 1
     assert 0 <= height - side - 2 * top <= 1
+
+
+@examples
+@given(
+    st.tuples(st.floats(-300, 600), st.floats(-300, 600)),
+    st.floats(8, 500),
+    st.floats(0, 6.3),
+    st.integers(1, 500),
+    st.integers(1, 500),
+)
+def test_plan_of_a_padding(corner: tuple[float, float], side: float, angle: float, width: int, height: int) -> None:
+    x = np.array([math.cos(angle), math.sin(angle)]) * side
+    y = np.array([-x[1], x[0]])
+    quad = np.array([corner, corner + y, corner + x + y, corner + x])
+    border, pad_min = max(round(0.1 * side), 3), round(0.3 * side)
+    low, high = np.floor(quad.min(axis=0)), np.ceil(quad.max(axis=0))
+    overhang = max(*(-low), *(high - (width, height)))
+    plan = plan_padding(quad, width, height, border, pad_min)
+    assert (plan is None) == (max(overhang + border, 0) <= border - 4)
+    if plan is None:
+        assert overhang <= -4
+        return
+    sides = (plan.left, plan.top, plan.right, plan.bottom)
+    assert min(sides) >= pad_min
+    size = np.array([width + plan.left + plan.right, height + plan.top + plan.bottom])
+    moved = quad + (plan.left, plan.top)
+    assert (moved - border >= -1e-6).all()
+    assert (moved + border <= size + 1e-6).all()
+    need = np.concatenate([border - low, high - (width, height) + border])
+    np.testing.assert_array_equal(sides, np.maximum(need, pad_min))
+
+
+@pytest.mark.parametrize(("inside", "padded"), [(3.9, True), (4.0, False)])
+def test_a_crop_that_stays_4_px_inside_needs_no_padding(inside: float, padded: bool) -> None:
+    low, high = inside, 68.0 - 4
+    quad = np.array([[low, low], [low, high], [high, high], [high, low]])
+    assert (plan_padding(quad, 68, 68, 6, 18) is not None) == padded

@@ -34,5 +34,4 @@ def test_gaps_and_empty_places_are_white() -> None:
 
 def test_grids_have_a_maximum_size() -> None:
     assert fit_grid(15, 8, 256) == (15, 8)
-    assert fit_grid(15, 8, 1024) == (8, 8)
     assert fit_grid(15, 8, 10_000) == (1, 1)

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
 from celebahq_builder.imaging import image_io
-from celebahq_builder.imaging.image_io import check_png, decode_png, encode_jpeg, encode_png, open_rgb, pil_to_array
+from celebahq_builder.imaging.image_io import (
+    check_png,
+    crop_image,
+    decode_png,
+    encode_jpeg,
+    encode_png,
+    open_rgb,
+    pil_to_array,
+)
 from celebahq_builder.outcome import Reason, Rejection
 
 PIXELS_MAX = 10_000_000
@@ -108,6 +116,8 @@ def test_limit_of_pixels_is_inclusive() -> None:
 def test_pillows_own_limit_of_pixels_does_not_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert decode_image(rgb_file(), 600)[0].shape == (3, 20, 30)
+    assert crop_image(open_rgb(rgb_file(), 600)[0], (1, 0, 30, 20)).size == (29, 20)
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "WEBP"])

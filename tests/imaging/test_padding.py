@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from celebahq_builder.imaging import padding
-from celebahq_builder.imaging.padding import PaddingPlan, gaussian_blur, pad_photo, plan_padding
+from celebahq_builder.imaging.geometry import PaddingPlan
+from celebahq_builder.imaging.padding import gaussian_blur, pad_photo
 from tests.reference.padding import pad
 
 
@@ -142,47 +143,6 @@ def test_mirrors_as_often_as_needed() -> None:
     found = padded(photo, (300, 300, 300, 300), 0.3)
     mirrored = np.pad(photo, ((9, 9), (9, 9), (0, 0)), "reflect")
     assert difference(found[291:-291, 291:-291], mirrored).max() <= 5
-
-
-def shift(quad: NDArray[np.float64], plan: PaddingPlan) -> NDArray[np.float64]:
-    return quad + (plan.left, plan.top)
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(
-    st.tuples(st.floats(-300, 600), st.floats(-300, 600)),
-    st.floats(8, 500),
-    st.floats(0, 6.3),
-    st.integers(1, 500),
-    st.integers(1, 500),
-)
-def test_plan(corner: tuple[float, float], side: float, angle: float, width: int, height: int) -> None:
-    x = np.array([math.cos(angle), math.sin(angle)]) * side
-    y = np.array([-x[1], x[0]])
-    quad = np.array([corner, corner + y, corner + x + y, corner + x])
-    border = max(round(0.1 * side), 3)
-    low, high = np.floor(quad.min(axis=0)), np.ceil(quad.max(axis=0))
-    overhang = max(*(-low), *(high - (width, height)))
-    plan = plan_padding(quad, width, height, border, side)
-    assert (plan is None) == (max(overhang + border, 0) <= border - 4)
-    if plan is None:
-        assert overhang <= -4
-        return
-    sides = (plan.left, plan.top, plan.right, plan.bottom)
-    assert min(sides) >= round(0.3 * side)
-    size = np.array([width + plan.left + plan.right, height + plan.top + plan.bottom])
-    moved = shift(quad, plan)
-    assert (moved - border >= -1e-6).all()
-    assert (moved + border <= size + 1e-6).all()
-    need = np.concatenate([border - low, high - (width, height) + border])
-    np.testing.assert_array_equal(sides, np.maximum(need, round(0.3 * side)))
-
-
-@pytest.mark.parametrize(("inside", "padded"), [(3.9, True), (4.0, False)])
-def test_a_crop_that_stays_4_px_inside_needs_no_padding(inside: float, padded: bool) -> None:
-    low, high = inside, 68.0 - 4
-    quad = np.array([[low, low], [low, high], [high, high], [high, low]])
-    assert (plan_padding(quad, 68, 68, 6, 60) is not None) == padded
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -73,27 +73,12 @@ def test_halves_go_to_the_even_level() -> None:
     assert one_pixel([[255, 255], [255, 255]]) == 255
 
 
-def test_means_are_carried_unrounded() -> None:
-    """Blocks of means 1/2, 1/2, 1/2, 1 are stored as 0, 0, 0, 1; their mean is 5/8, not 1/4."""
-    image = np.array([[[0, 1, 0, 1], [1, 0, 1, 0], [0, 1, 1, 1], [1, 0, 1, 1]]], np.uint8)
-    pyramid = build_pyramid(image)
-    assert pyramid[1].tolist() == [[[0, 0], [0, 1]]]
-    assert pyramid[2].tolist() == [[[1]]]
-
-
 def test_batches_and_single_images_alike() -> None:
     images = np.random.default_rng(1).integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)
     together = build_pyramid(images)
     for i, image in enumerate(images):
         for all_of_level, alone in zip(together, build_pyramid(image), strict=True):
             np.testing.assert_array_equal(all_of_level[i], alone)
-
-
-def test_levels() -> None:
-    assert levels(8) == (8, 4, 2, 1)
-    assert levels(1) == (1,)
-    assert levels(1024)[0] == 1024
-    assert len(levels(1024)) == 11
 
 
 @pytest.mark.parametrize("resolution", [0, -1, -4, 3, 6, 100, 1023])

@@ -108,7 +108,6 @@ def test_every_pixel_comes_from_the_window_that_sees_most(length: int, tile: int
 
 
 def test_spans_by_hand() -> None:
-    assert spans(300, 256, 14, 1) == [Span(0, 150, 0, 164), Span(150, 300, 136, 300)]
     assert spans(284, 256, 14, 1) == [Span(0, 284, 0, 284)]
     assert spans(100, 16, 8, 8) == [
         Span(0, 24, 0, 32),

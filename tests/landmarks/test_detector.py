@@ -72,7 +72,7 @@ def test_a_mirrored_photo_gives_mirrored_landmarks(detector, portrait):
     [face] = [detector.refine(image, one) for one in detector.detect(image)]
     mirrored = np.ascontiguousarray(image[:, ::-1])
     [other] = [detector.refine(mirrored, one) for one in detector.detect(mirrored)]
-    expected = face.landmarks[list(orientation.MIRRORED)] * (-1, 1) + (image.shape[1] - 1, 0)
+    expected = face.landmarks[orientation.MIRRORED] * (-1, 1) + (image.shape[1] - 1, 0)
     assert normalized_mean_error(other.landmarks, expected) < 0.05
 
 

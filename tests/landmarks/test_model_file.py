@@ -5,7 +5,6 @@ import gc
 import http.server
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
 )  # requests leaves its connection to the garbage collector
 
-MAJOR = 5 if int(cv2.__version__.split(".")[0]) >= 5 else 4
+NAME, SHA256 = detector.YUNET_FILES[5 if int(cv2.__version__.split(".")[0]) >= 5 else 4]
 
 
 @pytest.fixture
@@ -35,9 +34,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        wanted = detector.YUNET_FILES[MAJOR]
-        url = f"http://127.0.0.1:{server.server_port}/{wanted.name}"
-        monkeypatch.setitem(detector.YUNET_FILES, MAJOR, replace(wanted, url=url))
+        monkeypatch.setattr(detector, "MODEL_FOLDER_URL", f"http://127.0.0.1:{server.server_port}")
         yield folder
         server.shutdown()
         thread.join()
@@ -45,23 +42,21 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_downloaded_once_and_checked(served, yunet, tmp_path):
-    name = detector.YUNET_FILES[MAJOR].name
-    (served / name).write_bytes(yunet.read_bytes())
+    (served / NAME).write_bytes(yunet.read_bytes())
     path = detector.locate_model()
-    assert path == tmp_path / "cache" / "celebahq_builder" / name
+    assert path == tmp_path / "cache" / "celebahq_builder" / NAME
     assert path.read_bytes() == yunet.read_bytes()
-    (served / name).unlink()
+    (served / NAME).unlink()
     assert detector.locate_model() == path
 
 
 @pytest.mark.parametrize(("content", "reason"), [(None, "HTTPError"), (b"a page", "its SHA-256 differs")])
 def test_the_message_says_where_to_get_it(content, reason, served, tmp_path):
-    wanted = detector.YUNET_FILES[MAJOR]
     if content:
-        (served / wanted.name).write_bytes(content)
+        (served / NAME).write_bytes(content)
     with pytest.raises(WeightsError) as raised:
         detector.locate_model()
-    for part in (wanted.name, wanted.url, wanted.sha256, str(tmp_path / "cache"), f"({reason})", "`model`"):
+    for part in (f"{detector.MODEL_FOLDER_URL}/{NAME}", SHA256, str(tmp_path / "cache"), f"({reason})", "`model`"):
         assert part in str(raised.value)
     cache = tmp_path / "cache"
     assert [path for path in cache.rglob("*") if path.is_file()] == []

@@ -61,7 +61,7 @@ def test_mirrored_crop_exchanges_left_and_right(points: NDArray[np.float64]) -> 
     """This face is symmetric: its points in the mirrored crop are those of the plain one, exchanged."""
     plain = transform(crop_matrix(points), points)
     mirrored = transform(crop_matrix(points, mirror=True), points)
-    np.testing.assert_allclose(mirrored[list(MIRRORED)], plain, atol=1e-6)
+    np.testing.assert_allclose(mirrored[MIRRORED], plain, atol=1e-6)
 
 
 @pytest.mark.parametrize("zoom", [0.4, 1.0, 7.0])
@@ -118,7 +118,7 @@ class Constant(LandmarkNetwork):
         self.anything = nn.Parameter(torch.zeros(1))
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        mirrored = self.shares[list(MIRRORED)] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
+        mirrored = self.shares[MIRRORED] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
         return torch.stack([self.shares, mirrored]), torch.full((2, 5), self.log_scale), torch.zeros(2, 5, 24, 24)
 
 

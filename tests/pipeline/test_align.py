@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from celebahq_builder.imaging.geometry import crop_from_landmarks
-from celebahq_builder.imaging.padding import pad_photo, plan_padding
+from celebahq_builder.imaging.geometry import crop_from_landmarks, plan_padding
+from celebahq_builder.imaging.padding import pad_photo
 from celebahq_builder.imaging.warp import warp_quad
 from celebahq_builder.pipeline.stages.align import AlignRecord
 from celebahq_builder.pipeline.stages.crop import CropSettings
@@ -130,7 +130,7 @@ def test_padding_blurs_by_a_share_of_the_crop(eyes: int, tmp_path: Path) -> None
     left, top, right, bottom = face.margin
     inner = face.pixels[:, top : face.pixels.shape[1] - bottom, left : face.pixels.shape[2] - right]
     quad = face.quad - (left, top)
-    plan = plan_padding(quad, inner.shape[2], inner.shape[1], face.border, face.side)
+    plan = plan_padding(quad, inner.shape[2], inner.shape[1], face.border, round(0.3 * face.side))
     assert plan is not None
     padded = pad_photo(inner, plan, 0.02 * face.side)
     expected = warp_quad(padded, quad + (plan.left, plan.top), 64, 4).float()

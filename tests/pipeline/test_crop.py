@@ -108,6 +108,12 @@ def rejected(photo: Photo, folder: Path, **limits: float) -> Reason | None:
     return None
 
 
+def test_pillows_own_limit_of_pixels_does_not_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = write(tmp_path, noise(200, 200), landmarks(100, 90, 20))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert rejected(photo, tmp_path) is None
+
+
 def test_boundaries_of_the_limits(tmp_path: Path) -> None:
     """A value that equals its limit is accepted."""
     row = (40.0, 50.0, 60.0, 50.0, 50.0, 65.0, 42.0, 80.0, 58.0, 80.0)  # the crop has 108 px

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from celebahq_builder.imaging.geometry import bounding_box
+from celebahq_builder.imaging.geometry import bounding_box, plan_padding
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
 
@@ -57,7 +57,7 @@ class AlignStage(PhotoStage[AlignSettings]):
 
 def align_face(face: Face, settings: AlignSettings, resolution: int) -> Face:
     """Return one upright face, uint8 [3, resolution, resolution], with its `AlignRecord`."""
-    from celebahq_builder.imaging.padding import pad_photo, plan_padding
+    from celebahq_builder.imaging.padding import pad_photo
     from celebahq_builder.imaging.warp import warp_quad
 
     # --- Cut off the context of the networks ---
@@ -67,7 +67,7 @@ def align_face(face: Face, settings: AlignSettings, resolution: int) -> Face:
     quad = face.quad - (left, top)
 
     # --- Pad where the crop leaves the photo ---
-    padding = plan_padding(quad, pixels.shape[2], pixels.shape[1], face.border, face.side)
+    padding = plan_padding(quad, pixels.shape[2], pixels.shape[1], face.border, round(0.3 * face.side))
     if padding is not None:
         size = pixels.shape[1] + padding.top + padding.bottom, pixels.shape[2] + padding.left + padding.right
         quad = quad + (padding.left, padding.top)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from celebahq_builder.imaging.geometry import Crop as CropGeometry
 from celebahq_builder.imaging.geometry import bounding_box, plan_crop, share_inside
-from celebahq_builder.imaging.image_io import open_rgb, pil_to_array
+from celebahq_builder.imaging.image_io import crop_image, open_rgb, pil_to_array
 from celebahq_builder.outcome import Reason, Rejection
 from celebahq_builder.pipeline.face import Face
 from celebahq_builder.pipeline.stage import BuildInputs, PhotoContext, PhotoStage
@@ -96,7 +96,7 @@ def crop_face(face: Face, settings: CropSettings, context: PhotoContext) -> Face
     outer = np.clip(bounding_box(quad, border + settings.context_px), 0, size)
     outer[:2] -= outer[:2] % GRID_PX
     left, top, right, bottom = (outer * shrink).tolist()
-    pixels = torch.from_numpy(pil_to_array(image.crop((left, top, right, bottom)))).to(context.device)
+    pixels = torch.from_numpy(pil_to_array(crop_image(image, (left, top, right, bottom)))).to(context.device)
     if shrink > 1:
         pixels = torch.nn.functional.avg_pool2d(pixels[None].float(), shrink)[0].round_().to(torch.uint8)
     left, top, right, bottom = np.abs(inner - outer).tolist()
