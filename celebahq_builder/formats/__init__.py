@@ -113,8 +113,8 @@ def find_format(name: str) -> Format:
 def recognise(path: Path, remedy: str = "give a folder of images, or its `format`") -> str:
     """Return the name of the format that a file or folder has.
 
-    A folder that holds a name of a format which allows images beside it is of this format. Otherwise, the contents
-    decide, and the names after them.
+    A folder that holds a file of a format that may have image files beside it is of this format. Otherwise, the
+    contents decide, and then the names.
 
     Args:
         remedy: what the user can do if no format is recognised, for the error.

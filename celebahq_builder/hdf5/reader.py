@@ -60,13 +60,7 @@ class PyramidFile(ImagePyramid):
     """A multi-resolution HDF5 file, open for reading; a context manager.
 
     Attributes:
-        path: path of the file.
-        file: the file, opened by h5py.
-        resolution: R, the resolution of the largest level.
-        resolutions: resolutions of all levels, largest first, down to 1.
-        count: number of images, N.
-        channels: C, 3 (RGB) or 1 (grey).
-        photos: columns by name, such as ``file``, ``score`` and ``landmarks`` (see docs/hdf5.md).
+        file: the file, opened by h5py; the other attributes are those of `ImagePyramid`.
 
     Raises:
         FormatError: no such file, not HDF5 (or truncated), or not all levels from R down to 1 with equal numbers of

@@ -141,18 +141,27 @@ def write_atomic(path: Path, data: bytes, *, new: bool = False, parents: bool = 
         raise as_storage_error(error, path) from error
 
 
-@contextlib.contextmanager
-def open_log(path: Path) -> Iterator[BinaryIO]:
-    """Open a file of lines to read it and to write at its end; create it if it does not exist.
+def open_own(path: Path, flags: int = 0, what: str = "a regular file") -> int:
+    """Open a file of this package to read and write it, and return its descriptor; create it if it does not exist.
+
+    Args:
+        flags: further flags of `os.open`.
+        what: kind of file, for the message.
 
     Raises:
-        OSError: it cannot be opened, or is a link or no regular file, so that its content is not ours.
+        OSError: it cannot be opened, or is a link, so that its content is not ours; EINVAL if it is no regular file.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | flags, 0o666)
     if kind := irregular_kind(os.fstat(descriptor)):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, f"{kind}, not a regular file", os.fspath(path))
-    with os.fdopen(descriptor, "ab+") as file:
+        raise OSError(errno.EINVAL, f"{kind}, not {what}", os.fspath(path))
+    return descriptor
+
+
+@contextlib.contextmanager
+def open_log(path: Path) -> Iterator[BinaryIO]:
+    """Open a file of lines to read it and to write at its end; errors are those of `open_own`."""
+    with os.fdopen(open_own(path, os.O_APPEND), "ab+") as file:
         yield file
 
 

@@ -24,7 +24,6 @@ import os
 import re
 import secrets
 import socket
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ from io import FileIO
 from pathlib import Path
 
 from celebahq_builder.errors import WorkspaceError, WorkspaceLocked
-from celebahq_builder.storage.files import as_storage_error, partial_file
+from celebahq_builder.storage.files import as_storage_error, open_own, partial_file
 from celebahq_builder.storage.partial_files import HOST, is_dead_process, is_partial_of
 
 log = logging.getLogger(__name__)
@@ -217,18 +216,13 @@ def _open_lock_file(path: Path, what: str, argument: str) -> FileIO:
     """Open the lock file of a folder; make both if they do not exist."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        return os.fdopen(open_own(path), "r+b", buffering=0)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EINVAL):  # a link, a folder, a socket, a pipe
             raise _foreign(path, argument) from None
         raise WorkspaceError(
             f"{what} {path.parent} cannot be used: {error.strerror}; choose another `{argument}`"
         ) from None
-    file = os.fdopen(descriptor, "r+b", buffering=0)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        file.close()
-        raise _foreign(path, argument)
-    return file
 
 
 def _check_mark(path: Path, content: bytes, what: str, argument: str) -> None:

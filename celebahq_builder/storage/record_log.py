@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,8 +12,8 @@ from typing import Any, BinaryIO, Self
 
 from celebahq_builder.errors import WorkspaceError
 from celebahq_builder.limits import MAX_JSON_BYTES
-from celebahq_builder.storage.bounded_read import irregular_kind, parse_json, read_file
-from celebahq_builder.storage.files import as_storage_error, sha256, write_atomic
+from celebahq_builder.storage.bounded_read import parse_json, read_file
+from celebahq_builder.storage.files import as_storage_error, open_own, sha256, write_atomic
 from celebahq_builder.storage.folder_lock import try_flock
 from celebahq_builder.storage.partial_files import delete_partial_of
 
@@ -59,13 +60,11 @@ class RecordLog:
             WorkspaceError: another process writes it, it is something else, or it cannot be used.
         """
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+            self._file = os.fdopen(open_own(self.path, what="a log"), "rb+")
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise WorkspaceError(f"{self.path} is {error.strerror}; move it, or choose another name") from None
             raise as_storage_error(error, self.path) from error
-        if kind := irregular_kind(os.fstat(descriptor)):
-            os.close(descriptor)
-            raise WorkspaceError(f"{self.path} is {kind}, not a log; move it, or choose another name")
-        self._file = os.fdopen(descriptor, "rb+")
         try:
             self._begin()
         except BaseException:

@@ -1,6 +1,8 @@
 """Data sets for the tests of the formats, and imports that are refused."""
 
 import io
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,14 @@ def refused(path: Path, **asked: Any) -> str:
     assert "\n" not in line
     assert path.name in line
     return line
+
+
+def run(*arguments: object, without: str = "") -> tuple[int, str, str]:
+    """Run a command where a package is not installed; return exit code, stdout and stderr."""
+    program = f"import sys; sys.modules[{without!r}] = None; from celebahq_builder.__main__ import main; main()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 def pixels(path: Path) -> list[Images]:

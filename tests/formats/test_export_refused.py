@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import resource
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.inspect.extract import extract
+from tests.disk import small_disk
 from tests.formats.files import FORMATS, cut, out
 from tests.hdf5.files import damage
 from tests.hdf5.pyramids import described_file, noise, tree
@@ -61,35 +61,29 @@ def test_files_that_cannot_grow(to: str, source: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a disk of 256 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        yield disk
 
 
 @pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("images", 2)])
-def test_full_disk(to: str, workers: int, tmp_path: Path, small_disk: Path) -> None:
+def test_full_disk(to: str, workers: int, tmp_path: Path, disk: Path) -> None:
     large = described_file(tmp_path / "large.h5", noise(70, 64))
     with pytest.raises(CelebAHQError, match="no space left to write .*; its parts are deleted; free some"):
-        export_file(large, out(small_disk / "made", to), to, workers=workers)
-    assert list(small_disk.iterdir()) == []
+        export_file(large, out(disk / "made", to), to, workers=workers)
+    assert list(disk.iterdir()) == []
 
 
-def test_full_disk_elsewhere(tmp_path: Path, small_disk: Path) -> None:
+def test_full_disk_elsewhere(tmp_path: Path, disk: Path) -> None:
     """Import and extract leave nothing."""
     large = described_file(tmp_path / "large.h5", noise(70, 64))
     full = "no space left to write .*; free some and run the same command again$"
     with pytest.raises(CelebAHQError, match=full):
-        import_images(large, small_disk / "again.h5")
-    assert list(small_disk.iterdir()) == []
+        import_images(large, disk / "again.h5")
+    assert list(disk.iterdir()) == []
     with PyramidFile(large) as file, pytest.raises(CelebAHQError, match=full):
-        extract(file, range(70), small_disk / "out")
-    assert list(small_disk.iterdir()) == []
+        extract(file, range(70), disk / "out")
+    assert list(disk.iterdir()) == []
 
 
 @pytest.mark.parametrize(("to", "workers"), [*((to, 1) for to in FORMATS), ("stylegan-zip", 2)])

@@ -4,9 +4,6 @@ import errno
 import json
 import logging
 import shutil
-import signal
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,10 +17,8 @@ from celebahq_builder.formats.conversion import export_file
 from celebahq_builder.storage import lock, partial_path
 from tests.disk import failing
 from tests.formats.files import FORMATS, out
-from tests.formats.killed_export import small_shards
+from tests.formats.killed_conversion import kill_after, small_shards
 from tests.hdf5.pyramids import described_file, noise, tree
-
-ROOT = Path(__file__).parents[2]
 
 COUNT = 70
 
@@ -41,10 +36,7 @@ def test_killed_and_resumed(
     caplog.set_level(logging.INFO)
     whole, target = out(tmp_path / "whole", to), out(tmp_path / "killed", to)
     export_file(source, whole, to, **small_shards(to), workers=1)
-    command = [sys.executable, "-m", "tests.formats.killed_export", source, target, to, workers, 33]
-    ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
-    assert not target.exists()
+    kill_after(33, source, target, workers, to)
     left = target.with_name(target.name + ".partial")
     assert (left / "plan.json").exists()
     assert (left / "checkpoint.json").exists() == (to == "stylegan-zip")
@@ -61,9 +53,7 @@ def test_zip_killed_far_after_its_checkpoint(tmp_path: Path) -> None:
     source = described_file(tmp_path / "faces.h5", noise(41, 64))
     whole, target = tmp_path / "whole.zip", tmp_path / "faces.zip"
     export_file(source, whole, "stylegan-zip", workers=1)
-    command = [sys.executable, "-m", "tests.formats.killed_export", source, target, "stylegan-zip", 1, 30]
-    ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    kill_after(30, source, target, 1, "stylegan-zip")
     left = tmp_path / "faces.zip.partial"
     note = json.loads((left / "checkpoint.json").read_text())
     assert note["images"] == 16

@@ -1,8 +1,5 @@
 """An import that is killed or interrupted: the target does not exist, and the same command makes it."""
 
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +8,8 @@ from celebahq_builder.errors import CelebAHQError
 from celebahq_builder.formats import conversion
 from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.progress import Progress
+from tests.formats.killed_conversion import kill_after
 from tests.hdf5.pyramids import described_file, noise
-
-ROOT = Path(__file__).parents[2]
 
 SIDE, COUNT = 256, 90
 
@@ -34,11 +30,8 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_killed(after: int, workers: int, source: Path, whole: bytes, tmp_path: Path) -> None:
     """By SIGKILL, twice, also after the last image."""
     target = tmp_path / "made.h5"
-    command = [sys.executable, "-m", "tests.formats.killed_import", source, target, workers, after]
     for _ in range(2):
-        ended = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, timeout=60, check=False)
-        assert ended.returncode == -signal.SIGKILL, ended.stderr
-        assert not target.exists()
+        kill_after(after, source, target, workers)
     import_images(source, target, workers=2)
     assert target.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made-labels.npy", "made.h5"]

@@ -19,7 +19,7 @@ from celebahq_builder.formats import recognise
 from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.parquet import read
 from celebahq_builder.formats.parquet_rows import BATCH_IMAGES
-from tests.formats.files import coded, cut, pixels, refused
+from tests.formats.files import coded, cut, pixels, refused, run
 from tests.hdf5.pyramids import Images, noise
 
 ROOT = Path(__file__).parents[2]
@@ -292,16 +292,9 @@ def test_files_with_different_columns(tmp_path: Path) -> None:
 
 def test_without_pyarrow(tmp_path: Path) -> None:
     path = table(tmp_path / "in.parquet", noise(1, 4))
-    program = (
-        f"import sys; sys.modules['pyarrow'] = None; sys.argv = ['celebahq', 'import', {str(path)!r}, "
-        "'--out', 'x.h5']; from celebahq_builder.__main__ import main; main()"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert ended.returncode == 1
     remedy = "pip install '.[parquet]' in the folder of the project"
-    assert ended.stderr == f"error: Parquet needs pyarrow, which is not installed: {remedy}\n"
+    message = f"error: Parquet needs pyarrow, which is not installed: {remedy}\n"
+    assert run("import", path, "--out", tmp_path / "x.h5", without="pyarrow") == (1, "", message)
 
 
 MEASURED = r"""

@@ -1,8 +1,6 @@
 """Commands on a file with Blosc2 chunks, with and without the package of the filter."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -13,6 +11,7 @@ from PIL import Image
 from celebahq_builder.errors import FormatError
 from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.hdf5.reader import PyramidFile, open_pyramid
+from tests.formats.files import run, save, to_pil
 from tests.hdf5.files import damage, noise
 
 pytest.importorskip("hdf5plugin")
@@ -20,52 +19,36 @@ pytest.importorskip("hdf5plugin")
 UNKNOWN = 256
 """Filter number that The HDF Group reserves for tests."""
 
-PROGRAM = """
-import sys
-if sys.argv.pop(1) == "missing":
-    sys.modules["hdf5plugin"] = None
-from celebahq_builder.__main__ import main
-main()
-"""
-
-
-def celebahq(package: str, *arguments: str | Path) -> tuple[int, str, str]:
-    """Run a command in a process that has not loaded the package yet; return exit code, stdout and stderr."""
-    program = [sys.executable, "-c", PROGRAM, package, *map(str, arguments)]
-    ended = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
-    return ended.returncode, ended.stdout, ended.stderr
-
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blosc2")
-    (folder / "in").mkdir()
     for i, image in enumerate(noise(3, 16)):
-        Image.fromarray(image.transpose(1, 2, 0)).save(folder / "in" / f"{i}.png")
+        save(folder / "in" / f"{i}.png", to_pil(image))
     import_images(folder / "in", folder / "data.h5", compression="blosc2")
     return folder / "data.h5"
 
 
 def test_verify(path: Path, tmp_path: Path) -> None:
-    code, told, err = celebahq("there", "verify", path)
+    code, told, err = run("verify", path)
     assert (code, err, told.splitlines()[-1]) == (0, "", f"{path}: OK")
     damaged = tmp_path / "damaged.h5"
     shutil.copy(path, damaged)
     damage(damaged, 16, 0)  # the chunk holds all three images
-    code, told, err = celebahq("there", "verify", damaged)
+    code, told, err = run("verify", damaged)
     assert (code, err, told.splitlines()[-1]) == (1, "", f"{damaged}: 1 problems")
     assert "images 0 to 2 of data16x16 cannot be read" in told
 
 
 def test_inspect_reads_no_image(path: Path) -> None:
-    code, told, err = celebahq("missing", "inspect", path)
+    code, told, err = run("inspect", path, without="hdf5plugin")
     assert (code, err) == (0, "")
     assert told.startswith(f"{path}: 3 images, 16x16 RGB")
     assert told.count("Blosc2") == 5  # levels
 
 
 def test_export(path: Path, tmp_path: Path) -> None:
-    code, told, _ = celebahq("there", "export", path, "--to", "images", "--out", tmp_path / "out", "--workers", "1")
+    code, told, _ = run("export", path, "--to", "images", "--out", tmp_path / "out", "--workers", "1")
     assert (code, told) == (0, f"3 images\nexport: {tmp_path / 'out'}\n")
     for i, pixels in enumerate(noise(3, 16)):
         with Image.open(tmp_path / "out" / f"{i}.png") as image:
@@ -75,7 +58,7 @@ def test_export(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["verify", "export"])
 def test_without_the_package(command: str, path: Path, tmp_path: Path) -> None:
     more = ["--to", "images", "--out", tmp_path / "out"] if command == "export" else []
-    code, told, err = celebahq("missing", command, path, *more)
+    code, told, err = run(command, path, *more, without="hdf5plugin")
     assert (code, told, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"error: {path}: data16x16, compressed by HDF5's filter 32026, needs the package hdf5plugin")
     assert err.endswith("pip install '.[blosc2]' in the folder of the project\n")
