@@ -27,6 +27,8 @@ if (
 ):  # so a shell starts what runs in the background, and it is inherited
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+pytest.register_assert_rewrite("tests.pipeline.runs")  # so that its assertions show the values
+
 torch.set_num_threads(1)  # as in a worker; more threads than cores make small tests crawl
 
 

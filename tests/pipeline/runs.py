@@ -31,7 +31,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 def assert_same(out: Path, other: Path) -> None:
     found, expected = files(out), files(other)
-    assert found.keys() == expected.keys()
+    assert found.keys() ^ expected.keys() == set()
     assert [name for name in expected if found[name] != expected[name]] == []
     assert list(find_problems(out)) == []
     folders = [path for path in (out / "stages").rglob("*") if path.is_dir()]
