@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -18,12 +17,14 @@ from celebahq_builder.evaluation.evaluate import evaluate
 from celebahq_builder.evaluation.image_sources import SourceImages
 from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.evaluation.result import Number
+from celebahq_builder.metrics.batches import array_batches as batches
 from celebahq_builder.metrics.inception import Inception, InceptionOutput
 from celebahq_builder.metrics.inception_metrics import inception_score, kernel_inception_distance
 from celebahq_builder.metrics.ssim import ms_ssim
 from celebahq_builder.metrics.swd import swd
 from tests.evaluation.sources import Held, noise, smooth
 from tests.metrics.inception_file import write_random
+from tests.reference.frechet import frechet
 
 
 class Linear:
@@ -49,31 +50,18 @@ def features(pixels: np.ndarray) -> Tensor:
     return Linear()(torch.from_numpy(pixels)).pool3
 
 
-def frechet(a: Tensor, b: Tensor) -> float:
-    """Return the Frechet distance by definition, with the matrix root of SciPy."""
-    (mean_a, cov_a), (mean_b, cov_b) = (
-        (rows.mean(axis=0), np.cov(rows, rowvar=False)) for rows in (a.double().numpy(), b.double().numpy())
-    )
-    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
-    return float(np.square(mean_a - mean_b).sum() + np.trace(cov_a + cov_b - 2 * root))
-
-
-def batches_of(pixels: np.ndarray):  # type: ignore[no-untyped-def]
-    return lambda: iter([torch.from_numpy(pixels)])
-
-
 def test_swd_and_its_floor() -> None:
     ours, theirs = smooth(40, 32), smooth(90, 32, 1)
     result = evaluate(Held(ours), SourceImages(Held(theirs), 2), EvaluationProtocol(("swd",), 30, 2))
     score = result.scores[0]
     first, second = ours[order(40, 2)[:30]], theirs[order(90, 2)[:30]]
-    assert score.number.levels == swd(batches_of(first), batches_of(second), resolution=32, count=30, seed=2)
+    assert score.number.levels == swd(batches(first), batches(second), resolution=32, count=30, seed=2)
     assert list(score.number.levels) == [32, 16]
     assert score.number.value == pytest.approx(sum(score.number.levels.values()) / 2)
     other = theirs[order(90, 2)[30:60]]
     assert score.baseline is not None
     assert score.baseline.number is not None
-    assert score.baseline.number.levels == swd(batches_of(second), batches_of(other), resolution=32, count=30, seed=2)
+    assert score.baseline.number.levels == swd(batches(second), batches(other), resolution=32, count=30, seed=2)
     assert (score.name, score.baseline.kind, score.baseline.count) == ("swd30", "floor", 30)
     assert score.source_sha256 == hashlib.sha256(first.tobytes()).hexdigest()
     assert score.reference_sha256 == hashlib.sha256(second.tobytes()).hexdigest()

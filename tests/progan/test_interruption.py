@@ -166,35 +166,26 @@ def test_a_measurement_is_abandoned(data: Path, settings: ProGANRecipe, tmp_path
     assert last(tmp_path)
 
 
-def test_weights_that_are_not_finite_are_not_saved(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
-    """Neither after an interruption within a tick, nor if only the last step spoilt the weights."""
+@pytest.mark.parametrize(
+    ("tick_kimg", "layer", "value", "message"),
+    [
+        (0.016, "dense.weight", "nan", r"0\.032 kimg, is not finite .*the checkpoint at 0\.016 kimg is good"),
+        (10.0, "dense.weight", "nan", r"0\.04 kimg, is not finite"),
+        (0.016, "blocks.2.0.bias", "inf", r"0\.032 kimg, left weights that are not finite"),
+    ],
+    ids=["at the end of a tick", "after an interruption within a tick", "of a level that has not entered"],
+)
+def test_weights_that_are_not_finite_are_not_saved(
+    tick_kimg: float, layer: str, value: str, message: str, data: Path, settings: ProGANRecipe, tmp_path: Path
+) -> None:
+    """Weights of a level that has not entered leave the losses finite."""
     trained(data, tmp_path, settings, 0.016)
     before = last(tmp_path)
-    slow = changed(settings, tick={"kimg": 10.0})
-
-    class After(StopRequest):
-        steps = 0
-
-        @property
-        def requested(self) -> bool:
-            self.steps += 1
-            return self.steps > 3
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, After())
+    training = Training(TrainingRequest(data, tmp_path), changed(settings, tick={"kimg": tick_kimg}), SINGLE_PROCESS)
+    before_steps(training, lambda number: signal.raise_signal(signal.SIGTERM) if number == 4 else None)
     with torch.no_grad():
-        training.progan.generator.dense.weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"tick 2, at 0\.04 kimg, is not finite"):
-        training.run()
-    assert_equal(last(tmp_path), before)
-
-    training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
-    with torch.no_grad():  # of a level that has not entered: the losses stay finite
-        training.progan.generator.blocks[2][0].bias.fill_(float("inf"))  # type: ignore[index]
-    with pytest.raises(TrainingError, match=r"tick 2, at 0\.032 kimg, left weights that are not finite"):
+        training.progan.generator.get_parameter(layer).fill_(float(value))
+    with pytest.raises(TrainingError, match=f"tick 2, at {message}"):
         training.run()
     assert_equal(last(tmp_path), before)
 

@@ -24,8 +24,7 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
 from celebahq_builder.progan.real_images import RealImages
-from celebahq_builder.progan.schedule import ProGANRecipe, TrainingRequest
-from celebahq_builder.progan.train import Training
+from celebahq_builder.progan.schedule import ProGANRecipe
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint, write_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.logger import read_lines
@@ -202,16 +201,25 @@ def test_bf16_trains(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None
     assert all(np.isfinite(line["discriminator_loss"]) for line in lines)
 
 
+@pytest.mark.parametrize("damage", ["cut", "bit"])
 def test_a_damaged_checkpoint_is_skipped(
-    uninterrupted: Path, data: Path, settings: ProGANRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    damage: str,
+    uninterrupted: Path,
+    data: Path,
+    settings: ProGANRecipe,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    trained(data, tmp_path, settings, 0.08)
-    damaged = sorted((tmp_path / "checkpoints").iterdir())[-1]
-    damaged.write_bytes(damaged.read_bytes()[:1000])
-    trained(data, tmp_path, settings)
-    assert f"{damaged} is damaged" in caplog.text
-    assert_equal(last(tmp_path), last(uninterrupted))
-    assert without_time(tmp_path) == without_time(uninterrupted)
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    path = checkpoint_paths(run / "checkpoints")[-1]
+    raw = bytearray(path.read_bytes())
+    if damage == "bit":
+        raw[raw.index(last(run)["/networks/generator/dense.weight"].numpy().tobytes())] ^= 1
+    path.write_bytes(raw[:1000] if damage == "cut" else raw)
+    trained(data, run, settings)
+    assert f"{path} is damaged (" in caplog.text
+    assert_equal(last(run), last(uninterrupted))
+    assert without_time(run) == without_time(uninterrupted)
 
 
 def test_another_recipe_or_other_data_are_refused(
@@ -227,19 +235,6 @@ def test_another_recipe_or_other_data_are_refused(
     write_images(Others(), other, codec=Gzip())
     with pytest.raises(TrainingError, match=r"data\.images = 40, this run has data\.images = 41"):
         trained(other, uninterrupted, settings)
-
-
-def test_losses_that_are_not_finite_abort_the_run(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
-    trained(data, tmp_path, settings, 0.016)
-    before = last(tmp_path)
-    training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
-    with torch.no_grad():
-        training.progan.generator.dense.weight.fill_(float("nan"))
-    with pytest.raises(
-        TrainingError, match=r"tick 2, at 0\.032 kimg, is not finite .*the checkpoint at 0\.016 kimg is good"
-    ):
-        training.run()
-    assert_equal(last(tmp_path), before)
 
 
 @pytest.mark.parametrize(
@@ -288,28 +283,6 @@ def test_a_reference_with_too_few_images(data: Path, settings: ProGANRecipe, tmp
     with pytest.raises(TrainingError, match=r"has 40 images, fewer than tick.metric_num = 8192; set it to 40 at most"):
         trained(data, tmp_path / "run", changed(settings, tick={"metric_ticks": 1}))
     assert not (tmp_path / "run").exists()
-
-
-def test_a_changed_bit_is_detected(
-    uninterrupted: Path, data: Path, settings: ProGANRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
-    path = checkpoint_paths(run / "checkpoints")[-1]
-    raw = bytearray(path.read_bytes())
-    weight = last(run)["/networks/generator/dense.weight"]
-    raw[raw.index(weight.numpy().tobytes())] ^= 1
-    path.write_bytes(raw)
-    trained(data, run, settings)
-    assert f"{path} is damaged (" in caplog.text
-    assert_equal(last(run), last(uninterrupted))
-    assert without_time(run) == without_time(uninterrupted)
-
-
-def test_a_run_of_an_earlier_version(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "checkpoint-000000016-r0004.safetensors").touch()
-    with pytest.raises(TrainingError, match=r"was written by an earlier version.*choose another `out`"):
-        trained(data, tmp_path, settings)
 
 
 @pytest.mark.parametrize(
