@@ -122,11 +122,7 @@ def data_set_format(path: Path) -> str:
 
 
 def check_resolution(where: str, resolution: int, wanted: int | None) -> None:
-    """Raise an error if the images of a set without levels have another resolution than the one asked for.
-
-    Raises:
-        FormatError: names both resolutions.
-    """
+    """Raise a FormatError if the images of a set without levels have another resolution than the one asked for."""
     if wanted not in (None, resolution):
         raise FormatError(
             f"{where} has images of {resolution}x{resolution}, wanted are {wanted}x{wanted}; only an HDF5 file has "

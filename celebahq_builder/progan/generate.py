@@ -213,14 +213,11 @@ class GeneratedImages:
 
 
 def check_target(out: Path, *, sheet: bool) -> None:
-    """Raise if `out` exists, or if its name does not fit what will be written.
+    """Raise a FormatError if `out` exists, or if its name does not fit what will be written.
 
     Args:
         out: folder of PNG files, HDF5 file, or PNG file of one sheet.
         sheet: true for one image of all images.
-
-    Raises:
-        FormatError: see above.
     """
     suffix = out.suffix.lower()
     if sheet and suffix != ".png":

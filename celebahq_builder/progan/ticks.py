@@ -203,10 +203,7 @@ class RunOutput:
     """The files of a run for its user, and the lines of the log; rank 0 writes them.
 
     Args:
-        request: names the folder of the run, and the reference of the metrics.
-        recipe: of the training.
         progan: networks; images are those of the averaged generator.
-        reals: real images, for one grid of them.
         progress: position of the training; the training updates it.
         stop: aborts a measurement of metrics.
         images_per_s: speed by level, for estimates of the time left.

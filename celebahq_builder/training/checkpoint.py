@@ -261,9 +261,7 @@ class CheckpointFolder:
             stage: letters and digits. The last checkpoint of each stage is kept.
 
         Raises:
-            DiskFull: no space is left. Earlier checkpoints are unchanged.
-            WorkspaceError: the file system failed.
-            TrainingError: the file cannot be written for another reason.
+            CelebAHQError: see `write_checkpoint`.
         """
         path = self.folder / f"checkpoint-{position:09d}{stage and '-'}{stage}.pt"
         write_checkpoint(path, self.config, state)

@@ -204,11 +204,7 @@ class _Training:
             average.copy_(current)
 
     def _mean_losses(self) -> Scores:
-        """Return the mean losses since the last validation; the processes share them.
-
-        Raises:
-            TrainingError: a loss is not finite.
-        """
+        """Return the mean losses since the last validation; raise TrainingError if one of them is not finite."""
         self.losses = list(self.context.mean(torch.stack(self.losses)))
         means = torch.stack(self.losses).mean(dim=0).tolist()
         named = dict(zip(self.task.loss_names, means, strict=True))
@@ -254,12 +250,7 @@ class _Training:
         self.stop.saved(f"step {self.step}")
 
     def _interrupt(self) -> None:
-        """Write a checkpoint of the last step, and end the training.
-
-        Raises:
-            TrainingInterrupted: always.
-            TrainingError: a loss is not finite.
-        """
+        """Write a checkpoint of the last step, unless a loss is not finite, and raise TrainingInterrupted."""
         if self.step > self.saved_step:
             self._mean_losses()
             self._save()

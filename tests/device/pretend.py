@@ -37,7 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 PACKAGE = "/celebahq_builder/"
 
 if ACTIVE:
-    torch.inference_mode = torch.no_grad  # type: ignore[misc, assignment]  # subclasses cannot be inference tensors
+    torch.inference_mode = torch.no_grad  # subclasses cannot be inference tensors
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is a copy from the CPU
     torch.__future__.set_swap_module_params_on_conversion(True)
 
@@ -171,7 +171,7 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, on_cpu: Tensor) -> PretendTensor:
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(
             cls,
             on_cpu.size(),
             strides=on_cpu.stride(),
@@ -184,7 +184,7 @@ class PretendTensor(Tensor):
         memory.add(made.on_cpu)
         return made
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:
         return f"PretendTensor({self.on_cpu!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -287,7 +287,7 @@ def _place() -> str:
 
 
 def _pinned(tensor: Tensor, *_: Any) -> Tensor:
-    tensor.pinned = True  # type: ignore[attr-defined]
+    tensor.pinned = True
     return tensor
 
 

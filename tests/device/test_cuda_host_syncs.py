@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(not pretend.ACTIVE, reason="host syncs are count
 def test_a_training_step(kind: str, labels: int, budget: int, device: torch.device) -> None:
     """LSGAN's noise depends on the scores of the step before, which the host reads."""
     net = dataclasses.replace(NET, labels=labels)
-    settings = ProGANRecipe("progan", net=net, loss=LossSettings(kind))  # type: ignore[arg-type]
+    settings = ProGANRecipe("progan", net=net, loss=LossSettings(kind))
     progan = ProGANStep(settings, DistributedContext(0, 1, device), torch.eye(labels) if labels else None)
     now = SchedulePoint(5, 0.5, 8, None, 0.001)
     batch = reals(now, device, labels=labels)

@@ -29,9 +29,9 @@ def before_steps(training: Training, action: Callable[[int], None]) -> None:
 
     def acting(number: int, *rest: object) -> torch.Tensor:
         action(number)
-        return step(number, *rest)  # type: ignore[arg-type]
+        return step(number, *rest)
 
-    training.progan.step = acting  # type: ignore[method-assign]
+    training.progan.step = acting
 
 
 def test_interrupted_at_the_end_of_a_tick(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
@@ -75,7 +75,6 @@ def test_images_and_report_of_every_end(data: Path, settings: ProGANRecipe, tmp_
         start, grid = sorted(tmp_path.glob("fakes-*.png"))
         assert (start.name, grid.name) == ("fakes-000000.png", "fakes-000001.png")
         before = grid.read_bytes()
-        assert training.output is not None
         training.output.write_image_grid()
         starts.add(start.read_bytes())
         assert grid.read_bytes() == before
@@ -149,16 +148,14 @@ def test_images_and_report_of_a_long_tick(
 def test_a_measurement_is_abandoned(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     tick = {"metric_ticks": 1, "metrics": ("ms-ssim",), "metric_num": 40, "checkpoint_ticks": 100}
     training = Training(TrainingRequest(data, tmp_path), changed(settings, tick=tick), SINGLE_PROCESS)
-    assert training.output is not None
-    assert training.output.metrics is not None
     scores = training.output.metrics.scores
 
     def slowly(*asked: object) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.01)
-        return scores(*asked)  # type: ignore[arg-type]
+        return scores(*asked)
 
-    training.output.metrics.scores = slowly  # type: ignore[method-assign]
+    training.output.metrics.scores = slowly
     with pytest.raises(TrainingInterrupted):
         training.run()
     (line,) = read_lines(tmp_path / "stats.jsonl")

@@ -27,7 +27,7 @@ from tests.progan.tiny import NET, RECIPE, labelled, trained
 
 
 def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
-    return list(launch.describe_training(TrainingRequest(data, out, **more), recipe, "cpu"))  # type: ignore[arg-type]
+    return list(launch.describe_training(TrainingRequest(data, out, **more), recipe, "cpu"))
 
 
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_plan_is_measured_with_the_threads_of_the_training(
 
     def step(self: ProGANStep, *arguments: object) -> object:
         used.add(torch.get_num_threads())
-        return real(self, *arguments)  # type: ignore[arg-type]
+        return real(self, *arguments)
 
     real = ProGANStep.step
     monkeypatch.setattr(ProGANStep, "step", step)
@@ -221,7 +221,7 @@ def test_threads(data: Path, recipe: Path, tmp_path: Path) -> None:
     for threads in ({}, {"threads": 2}):
         with torch_threads(3):
             asked = {"recipe": recipe, "device": "cpu", "total_kimg": 0.016, "stop": Looking(), **threads}
-            launch.train_progan(data, tmp_path / f"run{len(seen)}", **asked)  # type: ignore[arg-type]
+            launch.train_progan(data, tmp_path / f"run{len(seen)}", **asked)
             assert torch.get_num_threads() == 3
     assert seen == {1, 2}
 

@@ -115,7 +115,7 @@ def command_line(data: Path, out: Path, recipe: Path, *launcher: str) -> list[st
 
 def until(condition: object, process: subprocess.Popen[str]) -> None:
     for _ in range(1200):
-        if condition():  # type: ignore[operator]
+        if condition():
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -273,7 +273,6 @@ def test_metrics_during_a_training(data: Path, settings: ProGANRecipe, uninterru
     result = evaluate(source, SourceImages(open_data_set(data, 16)), EvaluationProtocol(("swd", "ms-ssim"), 40))
     for name in ("swd", "ms-ssim"):
         score = result.score(name)
-        assert score is not None
         assert lines[-1][score.name] == pytest.approx(score.number.value, rel=1e-5)
     assert lines[-1]["swd40_16"] == lines[-1]["swd40"]
     assert "ms-ssim40" in (run / "report" / "index.html").read_text()
