@@ -25,6 +25,7 @@ from celebahq_builder.progan.ticks import TrainingMetrics
 from celebahq_builder.progan.train import Training, open_checkpoints
 from celebahq_builder.progan.training_report import advice, remaining_s
 from celebahq_builder.progress import rough_duration
+from celebahq_builder.training.checkpoint import resuming
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
 from celebahq_builder.training.interface import check_size
 from celebahq_builder.training.interruption import StopRequest
@@ -114,6 +115,7 @@ def describe_training(
     settings = read_recipe(bundled_recipe(recipe, "train"), overrides)
     errors: list[CelebAHQError] = []
     left: dict[int, float] = {}
+    kimg = 0.0
     net, total_kimg = settings.net, request.total_kimg or settings.schedule.total_kimg
     context = DistributedContext(0, process_count(), torch.device("cpu"))
     with _collected(errors):
@@ -122,7 +124,9 @@ def describe_training(
         settings, data = prepare_recipe(request, settings, context)
         yield f"data:     {request.data}: {data.images} images of {data.resolution}x{data.resolution}"
         _, checkpoint = open_checkpoints(request, settings, data)
-        kimg = checkpoint.state["progress"]["images"] / 1000 if checkpoint else 0
+        if checkpoint:
+            with resuming(checkpoint) as state:
+                kimg = float(state["progress"]["images"]) / 1000
         yield f"run:      {request.out}: {f'resumes from {kimg:g} kimg' if checkpoint else 'new'}"
     with torch.device("meta"):
         networks = GeneratorNetwork(net), DiscriminatorNetwork(net)

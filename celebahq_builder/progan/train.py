@@ -203,11 +203,14 @@ class Training:
             wrong = [name for name, value in vars(self.progress).items() if not isinstance(value, type(loaded[name]))]
             if wrong or progress.level not in (0, *self.recipe.net.levels):
                 raise ValueError(f"progress: {', '.join(wrong) or 'level'}")
+            if progress.kimg < 0:
+                raise ValueError(f"progress: images = {progress.images}")
             progress.tick_sums = progress.tick_sums.to(self.progress.tick_sums)
             progress.tick_sums += self.progress.tick_sums  # the same shape, or an error
             self.progress = progress
             self.reals.order.load_state_dict(state["order"])
         self.saved_images = self.progress.images
+        log.info("resuming from %s", checkpoint.path)
 
 
 def open_checkpoints(

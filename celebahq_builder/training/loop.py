@@ -137,6 +137,7 @@ class _Training:
         if checkpoint := self.checkpoints.latest():
             with resuming(checkpoint) as state:
                 self._load_state(state)
+            log.info("resuming from %s", checkpoint.path)
         stop.saved(f"step {self.step}" if self.step else "")
         if self.step >= recipe.steps and not self.losses:
             return self.out / FILE

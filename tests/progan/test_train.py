@@ -24,7 +24,7 @@ from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.evaluation import open_source
 from celebahq_builder.progan.real_images import RealImages
-from celebahq_builder.progan.schedule import ProGANRecipe
+from celebahq_builder.progan.schedule import ProGANRecipe, TrainingRequest
 from celebahq_builder.training.checkpoint import checkpoint_paths, read_checkpoint, write_checkpoint
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from celebahq_builder.training.logger import read_lines
@@ -288,6 +288,8 @@ def test_a_reference_with_too_few_images(data: Path, settings: ProGANRecipe, tmp
     ("key", "value", "reason"),
     [
         ("progress.images", "many", "progress: images"),
+        ("progress.images", -8, "progress: images = -8"),
+        ("progress.images", 10**400, "too large"),
         ("progress.level", 10**9, "progress: level"),
         ("progress.tick_sums", torch.zeros(7), "size of tensor"),
         ("progress", [1], "argument after"),
@@ -314,3 +316,15 @@ def test_checkpoints_with_other_contents(
     with pytest.raises(TrainingError, match=rf"was written by another version \(.*{reason}.*; choose another `out`$"):
         trained(data, run, settings)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("progress", [{"images": "many"}, {"images": 10**400}, {}, None])
+def test_the_plan_of_a_run_with_other_contents(
+    progress: object, uninterrupted: Path, data: Path, recipe: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    path = checkpoint_paths(run / "checkpoints")[-1]
+    found = read_checkpoint(path)
+    write_checkpoint(path, found.config, {**found.state, "progress": progress})
+    with pytest.raises(TrainingError, match="was written by another version"):
+        list(launch.describe_training(TrainingRequest(data, run), recipe, "cpu"))
