@@ -62,7 +62,7 @@ INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, 
 COPYING = (aten._to_copy.default, aten.copy_.default)
 
 syncs: Counter[str] = Counter()
-"""Host syncs since the last `reset`, by kind, file and line."""
+"""Host syncs since it was cleared, by kind, file and line."""
 
 
 TOTAL_BYTES = 80 << 30
@@ -152,16 +152,6 @@ def peak_bytes(function: Callable[[], object]) -> int:
         function()
         found.append(memory.most - before)
     return min(found)
-
-
-def reset() -> None:
-    """Forget the host syncs."""
-    syncs.clear()
-
-
-def total() -> int:
-    """Return the number of host syncs since the last `reset`."""
-    return sum(syncs.values())
 
 
 class PretendTensor(Tensor):

@@ -152,12 +152,7 @@ def test_learns_a_constant_shift() -> None:
 
 def test_widths_and_blocks_determine_the_layers() -> None:
     net = Autoencoder((4, 6, 8), (1, 2, 3))
-    assert [len(stack) for stack in (net.encoder1, net.encoder2, net.bottom, net.decoder2, net.decoder1)] == [
-        1,
-        2,
-        3,
-        2,
-        1,
-    ]
+    stacks = (net.encoder1, net.encoder2, net.bottom, net.decoder2, net.decoder1)
+    assert [len(stack) for stack in stacks] == [1, 2, 3, 2, 1]
     channels = {name: m.in_channels for name, m in net.named_children() if isinstance(m, nn.Conv2d)}
     assert channels == {"head": 12, "down1": 4, "down2": 6, "tail": 4}

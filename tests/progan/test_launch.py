@@ -128,17 +128,7 @@ def test_the_plan_of_several_processes(data: Path, tmp_path: Path, monkeypatch: 
         shown.extend(launch.describe_training(TrainingRequest(data, tmp_path), recipe, "cpu"))
     assert [line.split()[2:4] for line in shown[-3:]] == [["9", "?"]] * 3
     recipe.write_text(RECIPE)
-    asked = [
-        "train",
-        str(data),
-        "--out",
-        str(tmp_path / "run"),
-        "--recipe",
-        str(recipe),
-        "--dry-run",
-        "--device",
-        "cpu",
-    ]
+    asked = f"train {data} --out {tmp_path / 'run'} --recipe {recipe} --dry-run --device cpu".split()
     outputs = {}
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
