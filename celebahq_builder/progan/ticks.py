@@ -48,7 +48,7 @@ GRID_CELL_MIN_PX = 32
 LINE_EVERY_S = 30.0
 """Time between two lines of the log."""
 
-FIRST_LOOK_S, LOOK_EVERY_S = 30.0, 300.0
+FIRST_REPORT_S, REPORT_EVERY_S = 30.0, 300.0
 """Time after which a new run writes images and its report, and time between two of them during a long tick."""
 
 LOSS_MAX = 1e6
@@ -80,7 +80,7 @@ class TrainingProgress:
     tick_seconds: float = 0.0
     """Time of the present tick."""
     seconds: float = 0.0
-    """Time of all steps, over all sessions."""
+    """Time of all steps since the beginning of the training."""
 
     @property
     def kimg(self) -> float:
@@ -249,8 +249,8 @@ class RunOutput:
                 log.info("report: %s", (out / REPORT).absolute())
                 for text in self._outlook():
                     log.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, "%s", text)
-                self.line_s = time.monotonic()
-                self.look_s = self.line_s + (LOOK_EVERY_S if progress.images else FIRST_LOOK_S)
+                self.last_line_s = time.monotonic()
+                self.next_report_s = self.last_line_s + (REPORT_EVERY_S if progress.images else FIRST_REPORT_S)
                 try:
                     yield
                 except Exception as error:
@@ -270,7 +270,7 @@ class RunOutput:
             except TrainingInterrupted:
                 log.info("tick %d is not measured, because the training is interrupted", ticks)
         self.logger.write(line)
-        self.line_s = time.monotonic()
+        self.last_line_s = time.monotonic()
         self.images_per_s[int(line["level"])] = line["images_per_s"]
         log.info(
             "tick %d: %.1f images/s, scores %.2f and %.2f, gradient %.2f; %s",
@@ -289,16 +289,16 @@ class RunOutput:
         progress, now_s = self.progress, time.monotonic()
         if progress.tick_steps > 1:  # the first step of a tick may be slow
             self.images_per_s[progress.level] = progress.tick_images_per_s
-        if now_s >= self.line_s + LINE_EVERY_S:
-            self.line_s = now_s
+        if now_s >= self.last_line_s + LINE_EVERY_S:
+            self.last_line_s = now_s
             log.info("%s", self._outlook()[0])
-        if now_s < self.look_s:
+        if now_s < self.next_report_s:
             return False
         with contextlib.suppress(WeightsError):  # the next tick reports that the training diverged
             self.write_image_grid()
         self.write_report()
         took_s = time.monotonic() - now_s
-        self.look_s = time.monotonic() + max(LOOK_EVERY_S, 50 * took_s)
+        self.next_report_s = time.monotonic() + max(REPORT_EVERY_S, 50 * took_s)
         return True
 
     def write_report(self, *news: str) -> None:

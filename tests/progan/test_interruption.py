@@ -122,7 +122,7 @@ def test_images_and_report_of_a_long_tick(
 ) -> None:
     """They are written before the first tick ends, and lines of the log as well."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(ticks, "FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(ticks, "FIRST_REPORT_S", 0.0)
     monkeypatch.setattr(ticks, "LINE_EVERY_S", 0.0)
     slow = changed(settings, tick={"kimg": 10.0, "grid_ticks": 100})
     training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, None, {2: 1e-4})
