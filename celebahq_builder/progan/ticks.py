@@ -17,11 +17,11 @@ from torch import Tensor
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.features import Extractor
 from celebahq_builder.evaluation.image_sources import SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import INCEPTION_METRICS, METRICS, EvaluationProtocol
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
+from celebahq_builder.metrics.inception import Inception
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan import generate
@@ -158,10 +158,8 @@ class TrainingMetrics:
                     f"set it to {file.count} at most"
                 )
         self._reference: SourceImages | None = None
-        self._extractor: Extractor | None = None
+        self._extractor: Inception | None = None
         if not set(INCEPTION_METRICS).isdisjoint(self.protocol.metrics):  # now: a missing file must not end a training
-            from celebahq_builder.metrics.inception import Inception
-
             self._extractor = Inception(None, device)
 
     def scores(self, generator: GeneratorNetwork, level: int, alpha: float) -> dict[str, float]:
