@@ -10,7 +10,6 @@ import torch
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.features import (
-    Extractor,
     Features,
     extract_features,
     inception_number,
@@ -30,6 +29,7 @@ from celebahq_builder.evaluation.protocol import (
 from celebahq_builder.evaluation.result import Baseline, Number, Result, Score
 from celebahq_builder.metrics import ssim, swd
 from celebahq_builder.metrics.descriptors import PATCH_PX, PATCHES_PER_IMAGE
+from celebahq_builder.metrics.inception import Inception
 from celebahq_builder.metrics.sliced import DIRECTIONS
 from celebahq_builder.progress import image_progress
 
@@ -39,7 +39,7 @@ def evaluate(
     reference: SourceImages | None,
     protocol: EvaluationProtocol,
     *,
-    extractor: Extractor | None = None,
+    extractor: Inception | None = None,
 ) -> Result:
     """Return the scores of a source.
 
@@ -58,8 +58,6 @@ def evaluate(
     check_evaluation(source, reference.source if reference else None, protocol)
 
     if extractor is None and not set(INCEPTION_METRICS).isdisjoint(protocol.metrics):
-        from celebahq_builder.metrics.inception import Inception
-
         extractor = Inception(protocol.inception, protocol.device)
 
     # Plan the numbers, and prepare the images for the passes over them
@@ -115,7 +113,7 @@ class Job:
     metric: str
     count: int
     """Number of images (or pairs) of the source."""
-    extractor: Extractor | None
+    extractor: Inception | None
     """The Inception network; None if the metric does not need it."""
     parts: tuple[Part, ...]
     """Images of the source, and of the reference if the metric compares."""
@@ -143,7 +141,7 @@ def _plan(
     source: SourceImages,
     reference: SourceImages | None,
     protocol: EvaluationProtocol,
-    extractor: Extractor | None,
+    extractor: Inception | None,
 ) -> Job:
     count, wanted = protocol.count(metric), protocol.images(metric)
     job = Job(metric, count, extractor if metric in INCEPTION_METRICS else None, (Part(source, 0, wanted),))
@@ -165,7 +163,7 @@ def _plan(
 # --- Computation ------------------------------------------------------------------------------------------------
 
 
-def _extract(jobs: Sequence[Job], extractor: Extractor) -> None:
+def _extract(jobs: Sequence[Job], extractor: Inception) -> None:
     """Compute the features of both sides that are not known yet, in one pass over each side."""
     wanted: dict[SourceImages, dict[FeatureKey, Features]] = {}
     for job in jobs:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.result import Number
-from celebahq_builder.metrics.inception import InceptionOutput
+from celebahq_builder.metrics.inception import Inception, InceptionOutput
 from celebahq_builder.metrics.inception_metrics import (
     FeatureMoments,
     frechet_distance,
@@ -26,16 +25,6 @@ SUBSETS, SUBSET_SIZE = 100, 1000
 
 SPLITS = 10
 """Number of splits of IS."""
-
-
-class Extractor(Protocol):
-    """The Inception network; see `metrics.inception.Inception`."""
-
-    name: str
-    sha256: str
-
-    def __call__(self, images: Tensor) -> InceptionOutput:
-        """Return features and logits of images uint8 [n, C, H, W]."""
 
 
 class Features:
@@ -68,7 +57,7 @@ class Features:
 
 def extract_features(
     batches: Iterator[Tensor],
-    extractor: Extractor,
+    extractor: Inception,
     wanted: Iterable[Features],
     where: str,
     advance: Callable[[int], None],
@@ -126,7 +115,7 @@ def inception_number(metric: str, sides: Sequence[Features], seed: int) -> Numbe
     return Number(value, spread if subsets > 1 else None)
 
 
-def inception_settings(metric: str, extractor: Extractor, counts: Sequence[int]) -> dict[str, object]:
+def inception_settings(metric: str, extractor: Inception, counts: Sequence[int]) -> dict[str, object]:
     """Return the settings of a metric as JSON values; `counts` are the numbers of images of each side."""
     settings: dict[str, object] = {
         "extractor": extractor.name,

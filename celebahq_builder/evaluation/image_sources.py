@@ -122,11 +122,7 @@ def data_set_format(path: Path) -> str:
 
 
 def check_resolution(where: str, resolution: int, wanted: int | None) -> None:
-    """Raise an error if the images of a set without levels have another resolution than the one asked for.
-
-    Raises:
-        FormatError: names both resolutions.
-    """
+    """Raise a FormatError if the images of a set without levels have another resolution than the one asked for."""
     if wanted not in (None, resolution):
         raise FormatError(
             f"{where} has images of {resolution}x{resolution}, wanted are {wanted}x{wanted}; only an HDF5 file has "
@@ -228,10 +224,10 @@ class SourceImages:
 
     def _update_hash(self, place: int, batch: Tensor) -> None:
         """Hash images that have not been hashed yet, up to the largest number of images whose hash is needed."""
-        last = max(self._hash_counts, default=0)
-        while place <= self._hashed < min(place + len(batch), last):
-            end = min(min(count for count in self._hash_counts if count > self._hashed), place + len(batch))
-            self._hash.update(batch[self._hashed - place : end - place].contiguous().numpy().data)
-            self._hashed = end
-            if end in self._hash_counts:
-                self._digests[end] = self._hash.hexdigest()
+        for count in sorted(self._hash_counts):
+            end = min(count, place + len(batch))
+            if place <= self._hashed < end:
+                self._hash.update(batch[self._hashed - place : end - place].contiguous().numpy().data)
+                self._hashed = end
+                if end == count:
+                    self._digests[count] = self._hash.hexdigest()

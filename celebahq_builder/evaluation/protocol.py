@@ -157,11 +157,9 @@ class ImageSource(Protocol):
 
 
 def check_evaluation(source: ImageSource, reference: ImageSource | None, protocol: EvaluationProtocol) -> None:
-    """Raise an error unless a source can be evaluated by a protocol.
+    """Raise a FormatError unless a source can be evaluated by a protocol.
 
-    Raises:
-        FormatError: the two sides differ in size or channels, the images are too small or too few, or a reference is
-            missing.
+    The two sides may differ in size or channels, the images be too small or too few, or the reference be missing.
     """
     r = source.resolution
     if reference is not None and r != reference.resolution:

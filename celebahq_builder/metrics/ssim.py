@@ -141,12 +141,10 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
     """
     if a.shape != b.shape:
         raise ValueError(f"MS-SSIM needs images of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+    if not len(a):
+        return torch.zeros(0, dtype=torch.float64)
     pairs = zip(torch.split(a, PAIRS_PER_JOB), torch.split(b, PAIRS_PER_JOB), strict=True)
-    return (
-        torch.cat([*map_in_threads(_ms_ssim_of_pairs, pairs, a.device)])
-        if len(a)
-        else torch.zeros(0, dtype=torch.float64)
-    )
+    return torch.cat([*map_in_threads(_ms_ssim_of_pairs, pairs, a.device)])
 
 
 def mean_ms_ssim(

@@ -413,15 +413,10 @@ def _layers(blocks: nn.ModuleList, norms: nn.ModuleList, index: int) -> Iterator
 
 def _active(net: nn.Module, rgb: str, level: int, alpha: float) -> Iterator[tuple[str, nn.Parameter]]:
     top = level - LEVEL_MIN
-    colour = {top} | ({top - 1} if alpha < 1 and top else set())
+    used = {rgb: {top, top - 1} if alpha < 1 else {top}, "blocks": range(top + 1), "norms": range(top + 1)}
     for name, parameter in net.named_parameters():
-        part, _, rest = name.partition(".")
-        index = int(rest.split(".")[0]) if part in (rgb, "blocks", "norms") else 0
-        if (
-            (part == rgb and index in colour)
-            or (part in ("blocks", "norms") and index <= top)
-            or part in ("dense", "judge")
-        ):
+        part, index, *_ = name.split(".")
+        if part not in used or int(index) in used[part]:
             yield name, parameter
 
 

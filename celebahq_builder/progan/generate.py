@@ -193,8 +193,6 @@ class GeneratedImages:
         WeightsError: there is no usable generator, or it does not have that label.
     """
 
-    channels: int
-    labels: Labels | None
     label_names: tuple[str, ...] = ()
 
     def __init__(self, path: Path, count: int, seed: int, device: torch.device, label: int | None = None) -> None:
@@ -203,7 +201,7 @@ class GeneratedImages:
         self.resolution = self.generator.resolution
         self.channels = self.generator.network.architecture.colours
         labels = cyclic_labels(self.generator.network, count, label)
-        self.labels = None if labels is None else labels.numpy()
+        self.labels: Labels | None = None if labels is None else labels.numpy()
 
     def images(self) -> Iterator[NamedImage]:
         """Yield the images in order."""
@@ -213,14 +211,11 @@ class GeneratedImages:
 
 
 def check_target(out: Path, *, sheet: bool) -> None:
-    """Raise if `out` exists, or if its name does not fit what will be written.
+    """Raise a FormatError if `out` exists, or if its name does not fit what will be written.
 
     Args:
         out: folder of PNG files, HDF5 file, or PNG file of one sheet.
         sheet: true for one image of all images.
-
-    Raises:
-        FormatError: see above.
     """
     suffix = out.suffix.lower()
     if sheet and suffix != ".png":

@@ -22,9 +22,10 @@ from celebahq_builder.progan.real_images import DataIdentity, check_data
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
 from celebahq_builder.progan.step import ProGANStep, RealBatch
 from celebahq_builder.progan.ticks import TrainingMetrics
-from celebahq_builder.progan.train import Training, open_checkpoints, resume_kimg
+from celebahq_builder.progan.train import Training, open_checkpoints
 from celebahq_builder.progan.training_report import advice, remaining_s
 from celebahq_builder.progress import rough_duration
+from celebahq_builder.training.checkpoint import resuming
 from celebahq_builder.training.distributed import DistributedContext, join_processes, process_count, torch_threads
 from celebahq_builder.training.interface import check_size
 from celebahq_builder.training.interruption import StopRequest
@@ -114,6 +115,7 @@ def describe_training(
     settings = read_recipe(bundled_recipe(recipe, "train"), overrides)
     errors: list[CelebAHQError] = []
     left: dict[int, float] = {}
+    kimg = 0.0
     net, total_kimg = settings.net, request.total_kimg or settings.schedule.total_kimg
     context = DistributedContext(0, process_count(), torch.device("cpu"))
     with _collected(errors):
@@ -121,10 +123,11 @@ def describe_training(
     with _collected(errors):
         settings, data = prepare_recipe(request, settings, context)
         yield f"data:     {request.data}: {data.images} images of {data.resolution}x{data.resolution}"
-        kimg = resume_kimg(open_checkpoints(request.out, settings, data), request.changed)
-        if kimg is None and request.resume:
-            raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
-        yield f"run:      {request.out}: {'new' if kimg is None else f'resumes from {kimg:g} kimg'}"
+        _, checkpoint = open_checkpoints(request, settings, data)
+        if checkpoint:
+            with resuming(checkpoint) as state:
+                kimg = float(state["progress"]["images"]) / 1000
+        yield f"run:      {request.out}: {f'resumes from {kimg:g} kimg' if checkpoint else 'new'}"
     with torch.device("meta"):
         networks = GeneratorNetwork(net), DiscriminatorNetwork(net)
     sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
@@ -138,7 +141,7 @@ def describe_training(
         if not errors:
             with torch_threads(threads):
                 speeds = measure_speeds(settings, context)
-            left = remaining_s(settings, kimg or 0, total_kimg, speeds)
+            left = remaining_s(settings, kimg, total_kimg, speeds)
             left_s = sum(left.values())
             yield f"time:     about {rough_duration(left_s)}, estimated from single steps"
             yield from advice(left_s, on_cpu=context.device.type == "cpu")

@@ -127,19 +127,18 @@ class Schedule:
         level = last_level or point.level
         return level, point.alpha if level == point.level else 1.0
 
+    def _first_level(self, level_max: int) -> int:
+        return min(self.first.bit_length() - 1, level_max) if self.growing else level_max
+
     def _level(self, kimg: float, level_max: int) -> tuple[int, float]:
-        first = min(self.first.bit_length() - 1, level_max)
-        if not self.growing or first == level_max:
-            return level_max, 1.0
-        phase = self.fade_kimg + self.train_kimg
+        """Return the level and alpha after `kimg`."""
+        first = self._first_level(level_max)
         # As if the first level had faded in, too, before the training began.
-        grown, within = divmod(kimg + self.fade_kimg, phase)
+        grown, within = divmod(kimg + self.fade_kimg, self.fade_kimg + self.train_kimg)
         level = first + int(grown)
         if level > level_max:
             return level_max, 1.0
-        if level == first or within >= self.fade_kimg:
-            return level, 1.0
-        return level, within / self.fade_kimg
+        return level, 1.0 if level == first or within >= self.fade_kimg else within / self.fade_kimg
 
     def limit_minibatches(self, images: int) -> Schedule:
         """Return the schedule with minibatches that a data set of so many images can fill.
@@ -156,8 +155,8 @@ class Schedule:
 
     def begins(self, level: int, level_max: int) -> float:
         """Return the kimg at which a level begins to fade in; 0 for the first one."""
-        first = min(self.first.bit_length() - 1, level_max)
-        if not self.growing or level <= first:
+        first = self._first_level(level_max)
+        if level <= first:
             return 0.0
         return (level - first) * (self.fade_kimg + self.train_kimg) - self.fade_kimg
 

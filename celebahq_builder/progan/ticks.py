@@ -17,11 +17,11 @@ from torch import Tensor
 from celebahq_builder.config import to_mapping
 from celebahq_builder.errors import FormatError, TrainingError, WeightsError
 from celebahq_builder.evaluation.evaluate import evaluate
-from celebahq_builder.evaluation.features import Extractor
 from celebahq_builder.evaluation.image_sources import SourceImages, open_data_set
 from celebahq_builder.evaluation.protocol import INCEPTION_METRICS, METRICS, EvaluationProtocol
 from celebahq_builder.hdf5.reader import PyramidFile
 from celebahq_builder.imaging.image_grid import fit_grid, image_grid, png_bytes
+from celebahq_builder.metrics.inception import Inception
 from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.parallel import peak_memory_bytes
 from celebahq_builder.progan import generate
@@ -48,7 +48,7 @@ GRID_CELL_MIN_PX = 32
 LINE_EVERY_S = 30.0
 """Time between two lines of the log."""
 
-FIRST_LOOK_S, LOOK_EVERY_S = 30.0, 300.0
+FIRST_REPORT_S, REPORT_EVERY_S = 30.0, 300.0
 """Time after which a new run writes images and its report, and time between two of them during a long tick."""
 
 LOSS_MAX = 1e6
@@ -80,7 +80,7 @@ class TrainingProgress:
     tick_seconds: float = 0.0
     """Time of the present tick."""
     seconds: float = 0.0
-    """Time of all steps, over all sessions."""
+    """Time of all steps since the beginning of the training."""
 
     @property
     def kimg(self) -> float:
@@ -158,10 +158,8 @@ class TrainingMetrics:
                     f"set it to {file.count} at most"
                 )
         self._reference: SourceImages | None = None
-        self._extractor: Extractor | None = None
+        self._extractor: Inception | None = None
         if not set(INCEPTION_METRICS).isdisjoint(self.protocol.metrics):  # now: a missing file must not end a training
-            from celebahq_builder.metrics.inception import Inception
-
             self._extractor = Inception(None, device)
 
     def scores(self, generator: GeneratorNetwork, level: int, alpha: float) -> dict[str, float]:
@@ -203,10 +201,7 @@ class RunOutput:
     """The files of a run for its user, and the lines of the log; rank 0 writes them.
 
     Args:
-        request: names the folder of the run, and the reference of the metrics.
-        recipe: of the training.
         progan: networks; images are those of the averaged generator.
-        reals: real images, for one grid of them.
         progress: position of the training; the training updates it.
         stop: aborts a measurement of metrics.
         images_per_s: speed by level, for estimates of the time left.
@@ -252,8 +247,8 @@ class RunOutput:
                 log.info("report: %s", (out / REPORT).absolute())
                 for text in self._outlook():
                     log.log(logging.WARNING if text.startswith("warning: ") else logging.INFO, "%s", text)
-                self.line_s = time.monotonic()
-                self.look_s = self.line_s + (LOOK_EVERY_S if progress.images else FIRST_LOOK_S)
+                self.last_line_s = time.monotonic()
+                self.next_report_s = self.last_line_s + (REPORT_EVERY_S if progress.images else FIRST_REPORT_S)
                 try:
                     yield
                 except Exception as error:
@@ -273,7 +268,7 @@ class RunOutput:
             except TrainingInterrupted:
                 log.info("tick %d is not measured, because the training is interrupted", ticks)
         self.logger.write(line)
-        self.line_s = time.monotonic()
+        self.last_line_s = time.monotonic()
         self.images_per_s[int(line["level"])] = line["images_per_s"]
         log.info(
             "tick %d: %.1f images/s, scores %.2f and %.2f, gradient %.2f; %s",
@@ -292,16 +287,16 @@ class RunOutput:
         progress, now_s = self.progress, time.monotonic()
         if progress.tick_steps > 1:  # the first step of a tick may be slow
             self.images_per_s[progress.level] = progress.tick_images_per_s
-        if now_s >= self.line_s + LINE_EVERY_S:
-            self.line_s = now_s
+        if now_s >= self.last_line_s + LINE_EVERY_S:
+            self.last_line_s = now_s
             log.info("%s", self._outlook()[0])
-        if now_s < self.look_s:
+        if now_s < self.next_report_s:
             return False
         with contextlib.suppress(WeightsError):  # the next tick reports that the training diverged
             self.write_image_grid()
         self.write_report()
         took_s = time.monotonic() - now_s
-        self.look_s = time.monotonic() + max(LOOK_EVERY_S, 50 * took_s)
+        self.next_report_s = time.monotonic() + max(REPORT_EVERY_S, 50 * took_s)
         return True
 
     def write_report(self, *news: str) -> None:

@@ -57,12 +57,9 @@ class Training:
         self.progress = TrainingProgress(torch.zeros(len(STATISTICS), device=context.device))
         self.saved_images = -1
         """Images shown before the last checkpoint; -1: there is none."""
-        self.checkpoints = open_checkpoints(request.out, recipe, self.reals.identity)
-        checkpoint = self.checkpoints.latest(request.changed)
+        self.checkpoints, checkpoint = open_checkpoints(request, recipe, self.reals.identity)
         if checkpoint:
             self._restore(checkpoint)
-        elif request.resume:
-            raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
         self.stop.saved(f"{self.progress.kimg:g} kimg" if checkpoint else "")
         self.output = None
         """The files for the user; None in other processes than rank 0."""
@@ -206,27 +203,33 @@ class Training:
             wrong = [name for name, value in vars(self.progress).items() if not isinstance(value, type(loaded[name]))]
             if wrong or progress.level not in (0, *self.recipe.net.levels):
                 raise ValueError(f"progress: {', '.join(wrong) or 'level'}")
+            if progress.kimg < 0:
+                raise ValueError(f"progress: images = {progress.images}")
             progress.tick_sums = progress.tick_sums.to(self.progress.tick_sums)
             progress.tick_sums += self.progress.tick_sums  # the same shape, or an error
             self.progress = progress
             self.reals.order.load_state_dict(state["order"])
         self.saved_images = self.progress.images
+        log.info("resuming from %s", checkpoint.path)
 
 
-def open_checkpoints(run: Path, recipe: ProGANRecipe, data: DataIdentity) -> CheckpointFolder:
-    """Return the checkpoints of a run; they are refused if recipe or data differ.
+def open_checkpoints(
+    request: TrainingRequest, recipe: ProGANRecipe, data: DataIdentity
+) -> tuple[CheckpointFolder, Checkpoint | None]:
+    """Return the checkpoints of a run, and the one from which it resumes; None for a new run.
 
     The length of the training, the settings of ticks, and the number of passes may differ: they do not affect what a
     step computes, apart from rounding.
+
+    Raises:
+        TrainingError: the run has another recipe or other data, or there is no checkpoint and `request.resume` is set.
     """
     config = to_mapping(dataclasses.replace(recipe, tick=TickSettings()))
     del config["tick"]
     free = ("total_kimg", "per_gpu")
     config["schedule"] = {key: value for key, value in to_mapping(recipe.schedule).items() if key not in free}
-    return CheckpointFolder(run / "checkpoints", {**config, "data": data.to_mapping()}, RESUMABLE_KEYS)
-
-
-def resume_kimg(checkpoints: CheckpointFolder, changed: tuple[str, ...] = ()) -> float | None:
-    """Return the kimg from which a run resumes, or None for a new run; see `CheckpointFolder.latest` for the errors."""
-    checkpoint = checkpoints.latest(changed)
-    return None if checkpoint is None else float(checkpoint.state["progress"]["images"]) / 1000
+    folder = CheckpointFolder(request.out / "checkpoints", {**config, "data": data.to_mapping()}, RESUMABLE_KEYS)
+    checkpoint = folder.latest(request.changed)
+    if checkpoint is None and request.resume:
+        raise TrainingError(f"{request.out} has no checkpoint; leave out `resume` to begin a training there")
+    return folder, checkpoint

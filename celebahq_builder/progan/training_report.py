@@ -40,9 +40,7 @@ def outlook(
     """Return sentences about the position of a training and what to expect when; the first one is short.
 
     Args:
-        recipe: networks and schedule.
         kimg: position of the training.
-        total_kimg: length of the training.
         images_per_s: speed by level; empty if it is not known yet.
         last_level: level of the last step; 0 before the first step.
         on_cpu: a training of weeks gets a hint.
@@ -90,9 +88,7 @@ def remaining_s(
     estimate of a distant level can be wrong by a factor of three.
 
     Args:
-        recipe: networks and schedule.
         kimg: position of the training.
-        total_kimg: length of the training.
         images_per_s: speed by level; at least one.
 
     Returns:

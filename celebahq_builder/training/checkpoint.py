@@ -261,9 +261,7 @@ class CheckpointFolder:
             stage: letters and digits. The last checkpoint of each stage is kept.
 
         Raises:
-            DiskFull: no space is left. Earlier checkpoints are unchanged.
-            WorkspaceError: the file system failed.
-            TrainingError: the file cannot be written for another reason.
+            CelebAHQError: see `write_checkpoint`.
         """
         path = self.folder / f"checkpoint-{position:09d}{stage and '-'}{stage}.pt"
         write_checkpoint(path, self.config, state)
@@ -338,19 +336,18 @@ def superseded(names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def resuming(checkpoint: Checkpoint) -> Iterator[StateDict]:
-    """Let a training restore the state of a checkpoint inside the context.
+    """Let a training read the state of a checkpoint inside the context.
 
     Raises:
-        TrainingError: the state does not fit the training.
+        TrainingError: the state is not that of such a training.
     """
     try:
         yield checkpoint.state
-    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = first_line(error)
         raise TrainingError(
             f"{checkpoint.path} was written by another version ({reason}); choose another `out`"
         ) from None
-    log.info("resuming from %s", checkpoint.path)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: StateDict) -> None:

@@ -173,13 +173,9 @@ def load_recipe(
 
 
 def check_size(make_networks: Callable[[], Iterable[nn.Module]]) -> None:
-    """Raise an error if the networks of a training are too large for a checkpoint, before memory is taken for them.
+    """Raise a RecipeError if networks have more than `PARAMETERS_MAX` parameters, before memory is taken for them.
 
-    Args:
-        make_networks: makes the networks; it is called on the device ``meta``.
-
-    Raises:
-        RecipeError: they have more than `PARAMETERS_MAX` parameters.
+    `make_networks` is called on the device ``meta``.
     """
     with torch.device("meta"):
         count = sum(parameter.numel() for network in make_networks() for parameter in network.parameters())

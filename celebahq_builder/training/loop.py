@@ -137,6 +137,7 @@ class _Training:
         if checkpoint := self.checkpoints.latest():
             with resuming(checkpoint) as state:
                 self._load_state(state)
+            log.info("resuming from %s", checkpoint.path)
         stop.saved(f"step {self.step}" if self.step else "")
         if self.step >= recipe.steps and not self.losses:
             return self.out / FILE
@@ -204,11 +205,7 @@ class _Training:
             average.copy_(current)
 
     def _mean_losses(self) -> Scores:
-        """Return the mean losses since the last validation; the processes share them.
-
-        Raises:
-            TrainingError: a loss is not finite.
-        """
+        """Return the mean losses since the last validation; raise TrainingError if one of them is not finite."""
         self.losses = list(self.context.mean(torch.stack(self.losses)))
         means = torch.stack(self.losses).mean(dim=0).tolist()
         named = dict(zip(self.task.loss_names, means, strict=True))
@@ -254,12 +251,7 @@ class _Training:
         self.stop.saved(f"step {self.step}")
 
     def _interrupt(self) -> None:
-        """Write a checkpoint of the last step, and end the training.
-
-        Raises:
-            TrainingInterrupted: always.
-            TrainingError: a loss is not finite.
-        """
+        """Write a checkpoint of the last step, unless a loss is not finite, and raise TrainingInterrupted."""
         if self.step > self.saved_step:
             self._mean_losses()
             self._save()

@@ -96,7 +96,7 @@ def read_network(folder: Path) -> tuple[dict[str, str], NetworkShape, dict[str, 
             "until it finds better weights, or train again"
         )
     with _reporting_damage(path):
-        shape = from_mapping(NetworkShape, _table(metadata["shape"]), where=f"{path}, metadata shape")
+        shape = from_mapping(NetworkShape, _json_object(metadata["shape"]), where=f"{path}, metadata shape")
     with torch.device("meta"):
         load_tensors(shape.build(), tensors, path)  # compares names and shapes only
     if name := nonfinite_tensor(tensors):
@@ -117,13 +117,13 @@ def _reporting_damage(path: Path) -> Iterator[None]:
 
 def _read_recipe(text: str, recipes: Mapping[str, type[Recipe]], where: str) -> Recipe:
     """Return a recipe from JSON; keys that are not in a recipe, such as hashes of weights and photos, are ignored."""
-    values = _table(text)
+    values = _json_object(text)
     kind = recipes[str(values["task"])]
     names = {field.name for field in fields(kind)}
     return from_mapping(kind, {key: value for key, value in values.items() if key in names}, where=where)
 
 
-def _table(text: str) -> dict[str, object]:
+def _json_object(text: str) -> dict[str, object]:
     """Return the JSON object in a text."""
     values = parse_json(text)
     if not isinstance(values, dict):

@@ -37,7 +37,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 PACKAGE = "/celebahq_builder/"
 
 if ACTIVE:
-    torch.inference_mode = torch.no_grad  # type: ignore[misc, assignment]  # subclasses cannot be inference tensors
+    torch.inference_mode = torch.no_grad  # subclasses cannot be inference tensors
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is a copy from the CPU
     torch.__future__.set_swap_module_params_on_conversion(True)
 
@@ -62,7 +62,7 @@ INDEXING = (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, 
 COPYING = (aten._to_copy.default, aten.copy_.default)
 
 syncs: Counter[str] = Counter()
-"""Host syncs since the last `reset`, by kind, file and line."""
+"""Host syncs since it was cleared, by kind, file and line."""
 
 
 TOTAL_BYTES = 80 << 30
@@ -154,16 +154,6 @@ def peak_bytes(function: Callable[[], object]) -> int:
     return min(found)
 
 
-def reset() -> None:
-    """Forget the host syncs."""
-    syncs.clear()
-
-
-def total() -> int:
-    """Return the number of host syncs since the last `reset`."""
-    return sum(syncs.values())
-
-
 class PretendTensor(Tensor):
     """A tensor on ``cuda:0`` whose values are those of a tensor on the CPU."""
 
@@ -171,7 +161,7 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, on_cpu: Tensor) -> PretendTensor:
-        made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(
             cls,
             on_cpu.size(),
             strides=on_cpu.stride(),
@@ -184,7 +174,7 @@ class PretendTensor(Tensor):
         memory.add(made.on_cpu)
         return made
 
-    def __repr__(self) -> str:  # type: ignore[override]
+    def __repr__(self) -> str:
         return f"PretendTensor({self.on_cpu!r})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -287,7 +277,7 @@ def _place() -> str:
 
 
 def _pinned(tensor: Tensor, *_: Any) -> Tensor:
-    tensor.pinned = True  # type: ignore[attr-defined]
+    tensor.pinned = True
     return tensor
 
 

@@ -38,23 +38,23 @@ pytestmark = pytest.mark.skipif(not pretend.ACTIVE, reason="host syncs are count
 def test_a_training_step(kind: str, labels: int, budget: int, device: torch.device) -> None:
     """LSGAN's noise depends on the scores of the step before, which the host reads."""
     net = dataclasses.replace(NET, labels=labels)
-    settings = ProGANRecipe("progan", net=net, loss=LossSettings(kind))  # type: ignore[arg-type]
+    settings = ProGANRecipe("progan", net=net, loss=LossSettings(kind))
     progan = ProGANStep(settings, DistributedContext(0, 1, device), torch.eye(labels) if labels else None)
     now = SchedulePoint(5, 0.5, 8, None, 0.001)
     batch = reals(now, device, labels=labels)
     progan.mean_fake = 0.9  # LSGAN has noise
     progan.step(0, now, batch)
-    pretend.reset()
+    pretend.syncs.clear()
     progan.step(1, now, batch)
-    assert pretend.total() <= budget, pretend.syncs
+    assert pretend.syncs.total() <= budget, pretend.syncs
 
 
 def test_a_photo(device: torch.device) -> None:
     """A photo on its way through all stages, at 256x256."""
     run_photo_stages(recipe(256), device, ["000002"])
-    pretend.reset()
+    pretend.syncs.clear()
     run_photo_stages(recipe(256), device, ["000011"])
-    assert pretend.total() <= PHOTO_BUDGET, pretend.syncs
+    assert pretend.syncs.total() <= PHOTO_BUDGET, pretend.syncs
 
 
 def test_the_loop_of_a_training(device: torch.device, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_the_loop_of_a_training(device: torch.device, tmp_path: Path) -> None:
         out = tmp_path / f"{total_kimg}"
         request = TrainingRequest(data, out, total_kimg=total_kimg)
         training = Training(request, load(ProGANRecipe, settings), DistributedContext(0, 1, device))
-        pretend.reset()
+        pretend.syncs.clear()
         training.run()
         assert len(read_lines(out / "stats.jsonl")) == 1
         # Images are also made after 30 s.
@@ -79,6 +79,6 @@ def test_the_loop_of_a_training(device: torch.device, tmp_path: Path) -> None:
 def test_an_evaluation(metric: str, device: torch.device) -> None:
     """Its waits depend on the number of batches, not on that of images or pixels."""
     images, reference = (SourceImages(Held(smooth(40, 64, seed)), 0) for seed in (1, 2))
-    pretend.reset()
+    pretend.syncs.clear()
     evaluate(images.source, reference, EvaluationProtocol((metric,), 20, device=device))
-    assert pretend.total() <= EVALUATION_BUDGET, pretend.syncs
+    assert pretend.syncs.total() <= EVALUATION_BUDGET, pretend.syncs

@@ -52,7 +52,7 @@ def test_losses_and_precisions_at_every_level(kind: str, precision: str, device:
     which later steps would add up. So the tolerances are for the rounding of one step. On a CPU, bfloat16 and float32
     differ by 0.03; TF32, torch's default for convolutions in fp32, keeps 3 bits more than bfloat16.
     """
-    recipe = ProGANRecipe("progan", net=NET, loss=LossSettings(kind), precision=precision)  # type: ignore[arg-type]
+    recipe = ProGANRecipe("progan", net=NET, loss=LossSettings(kind), precision=precision)
     progan, reference = ProGANStep(recipe, DistributedContext(0, 1, device)), ProGANStep(recipe, SINGLE_PROCESS)
     for number, now in enumerate(POINTS):
         progan.load_state_dict(reference.state_dict())
@@ -70,7 +70,7 @@ def test_losses_and_precisions_at_every_level(kind: str, precision: str, device:
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_labels_and_several_passes(alpha: float, precision: str, device: torch.device) -> None:
     net = dataclasses.replace(NET, labels=3)
-    recipe = ProGANRecipe("progan", net=net, precision=precision, reuse_fakes=alpha == 1)  # type: ignore[arg-type]
+    recipe = ProGANRecipe("progan", net=net, precision=precision, reuse_fakes=alpha == 1)
     progan = ProGANStep(recipe, DistributedContext(0, 1, device), torch.eye(3))
     now = SchedulePoint(5, alpha, 8, None, 0.001)
     assert progan.step(0, now, reals(now, device, passes=2, labels=3)).isfinite().all()
@@ -85,7 +85,7 @@ def test_fewer_images_at_once_fit_a_smaller_memory(precision: str, device: torch
     """
     net = dataclasses.replace(NET, channels_base=128)
     schedule = Schedule(first=32, minibatch=4)
-    recipe = ProGANRecipe("progan", net=net, precision=precision, schedule=schedule)  # type: ignore[arg-type]
+    recipe = ProGANRecipe("progan", net=net, precision=precision, schedule=schedule)
     context = DistributedContext(0, 1, device)
 
     def per_gpu(images: int) -> ProGANRecipe:

@@ -91,10 +91,8 @@ def test_positions_are_uniform_and_inside() -> None:
 def test_patches_equal_slices(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     level = torch.from_numpy(np.random.default_rng(0).random((5, 16, 16, channels), dtype=np.float32))
     positions = draw_positions((0,), 16, 0, 5)
-    positions[0, :2], positions[4, :2] = (
-        [[0, 0], [9, 9]],
-        [[0, 9], [9, 9]],
-    )  # corners, where a window could leave the array
+    # Corners, where a window could leave the array.
+    positions[0, :2], positions[4, :2] = [[0, 0], [9, 9]], [[0, 9], [9, 9]]
     found = extract_patches(level, positions)
     for n in range(5):
         for p in range(PATCHES_PER_IMAGE):

@@ -10,6 +10,7 @@ import torch
 
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.metrics import ssim as ssim_module
+from celebahq_builder.metrics.batches import array_batches as batches
 from celebahq_builder.metrics.ssim import mean_ms_ssim, ms_ssim, ssim
 from celebahq_builder.training.distributed import torch_threads
 from tests.reference.ms_ssim import ms_ssim as plain_ms_ssim
@@ -66,10 +67,6 @@ def images(n: int, height: int, width: int, channels: int = 3, seed: int = 0) ->
     noise = np.random.default_rng(seed).normal(0, 1, (n, height, width, channels)).astype(np.float32)
     smooth = np.stack([cv2.GaussianBlur(p, (0, 0), 3).reshape(p.shape) for p in noise])
     return np.clip(400 * smooth + 5 * noise + 128, 0, 255).astype(np.uint8).transpose(0, 3, 1, 2)
-
-
-def batches(pixels: np.ndarray, size: int):
-    return lambda: iter(torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), size))
 
 
 def test_figures_of_the_authors_code(shared: Path) -> None:

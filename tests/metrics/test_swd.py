@@ -13,6 +13,7 @@ import torch
 from celebahq_builder.errors import FormatError, RecipeError
 from celebahq_builder.metrics import descriptors
 from celebahq_builder.metrics import swd as swd_module
+from celebahq_builder.metrics.batches import array_batches as batches
 from celebahq_builder.metrics.sliced import random_directions
 from celebahq_builder.metrics.swd import MEMORY_BYTES, images_read, passes, swd
 from celebahq_builder.training.distributed import torch_threads
@@ -20,10 +21,6 @@ from tests.reference.swd import Draws, DrawsOfOurs
 from tests.reference.swd import swd as plain_swd
 
 Pixels = np.ndarray
-
-
-def batches(pixels: Pixels, size: int = 50):
-    return lambda: iter(torch.split(torch.from_numpy(np.ascontiguousarray(pixels)), size))
 
 
 def textured(count: int, side: int = 32, channels: int = 3, seed: int = 0) -> Pixels:

@@ -19,7 +19,7 @@ def import_metric(name: str) -> ModuleType:
 
     package, before = "torch_fidelity", dict(sys.modules)
     bare = ModuleType(package)
-    bare.__path__ = [import_torch_fidelity("helpers").__spec__.origin.rpartition("/")[0]]  # type: ignore[union-attr]
+    bare.__path__ = [import_torch_fidelity("helpers").__spec__.origin.rpartition("/")[0]]
     stand_in = Nothing(f"{package}.utils")
     try:
         sys.modules[package], sys.modules[f"{package}.utils"] = bare, stand_in

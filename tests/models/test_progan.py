@@ -199,7 +199,7 @@ def test_features_keep_bfloat16_under_autocast(alpha: float, monkeypatch: pytest
 
     def as_on_cuda(x: torch.Tensor, **arguments: object) -> torch.Tensor:
         wide = x.float() if torch.is_autocast_enabled(x.device.type) else x
-        return interpolate(wide, **arguments)  # type: ignore[arg-type]
+        return interpolate(wide, **arguments)
 
     monkeypatch.setattr(F, "interpolate", as_on_cuda)
     generator, discriminator = GeneratorNetwork(SMALL), DiscriminatorNetwork(SMALL)

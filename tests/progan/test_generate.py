@@ -329,8 +329,6 @@ def test_one_label_of_several(tmp_path: Path) -> None:
     architecture = replace(NET, labels=3)
     export_generator(tmp_path, GeneratorNetwork(architecture), 4, 1.0, {})
     every, one = GeneratedImages(tmp_path, 7, 0, CPU), GeneratedImages(tmp_path, 7, 0, CPU, label=1)
-    assert every.labels is not None
-    assert one.labels is not None
     assert every.labels.argmax(1).tolist() == [0, 1, 2, 0, 1, 2, 0]
     assert one.labels.argmax(1).tolist() == [1] * 7
     same = [np.array_equal(a.pixels, b.pixels) for a, b in zip(every.images(), one.images(), strict=True)]

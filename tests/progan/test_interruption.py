@@ -29,9 +29,9 @@ def before_steps(training: Training, action: Callable[[int], None]) -> None:
 
     def acting(number: int, *rest: object) -> torch.Tensor:
         action(number)
-        return step(number, *rest)  # type: ignore[arg-type]
+        return step(number, *rest)
 
-    training.progan.step = acting  # type: ignore[method-assign]
+    training.progan.step = acting
 
 
 def test_interrupted_at_the_end_of_a_tick(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
@@ -75,7 +75,6 @@ def test_images_and_report_of_every_end(data: Path, settings: ProGANRecipe, tmp_
         start, grid = sorted(tmp_path.glob("fakes-*.png"))
         assert (start.name, grid.name) == ("fakes-000000.png", "fakes-000001.png")
         before = grid.read_bytes()
-        assert training.output is not None
         training.output.write_image_grid()
         starts.add(start.read_bytes())
         assert grid.read_bytes() == before
@@ -123,7 +122,7 @@ def test_images_and_report_of_a_long_tick(
 ) -> None:
     """They are written before the first tick ends, and lines of the log as well."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(ticks, "FIRST_LOOK_S", 0.0)
+    monkeypatch.setattr(ticks, "FIRST_REPORT_S", 0.0)
     monkeypatch.setattr(ticks, "LINE_EVERY_S", 0.0)
     slow = changed(settings, tick={"kimg": 10.0, "grid_ticks": 100})
     training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, None, {2: 1e-4})
@@ -149,16 +148,14 @@ def test_images_and_report_of_a_long_tick(
 def test_a_measurement_is_abandoned(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
     tick = {"metric_ticks": 1, "metrics": ("ms-ssim",), "metric_num": 40, "checkpoint_ticks": 100}
     training = Training(TrainingRequest(data, tmp_path), changed(settings, tick=tick), SINGLE_PROCESS)
-    assert training.output is not None
-    assert training.output.metrics is not None
     scores = training.output.metrics.scores
 
     def slowly(*asked: object) -> dict[str, float]:
         signal.raise_signal(signal.SIGTERM)
         time.sleep(0.01)
-        return scores(*asked)  # type: ignore[arg-type]
+        return scores(*asked)
 
-    training.output.metrics.scores = slowly  # type: ignore[method-assign]
+    training.output.metrics.scores = slowly
     with pytest.raises(TrainingInterrupted):
         training.run()
     (line,) = read_lines(tmp_path / "stats.jsonl")
@@ -166,35 +163,26 @@ def test_a_measurement_is_abandoned(data: Path, settings: ProGANRecipe, tmp_path
     assert last(tmp_path)
 
 
-def test_weights_that_are_not_finite_are_not_saved(data: Path, settings: ProGANRecipe, tmp_path: Path) -> None:
-    """Neither after an interruption within a tick, nor if only the last step spoilt the weights."""
+@pytest.mark.parametrize(
+    ("tick_kimg", "layer", "value", "message"),
+    [
+        (0.016, "dense.weight", "nan", r"0\.032 kimg, is not finite .*the checkpoint at 0\.016 kimg is good"),
+        (10.0, "dense.weight", "nan", r"0\.04 kimg, is not finite"),
+        (0.016, "blocks.2.0.bias", "inf", r"0\.032 kimg, left weights that are not finite"),
+    ],
+    ids=["at the end of a tick", "after an interruption within a tick", "of a level that has not entered"],
+)
+def test_weights_that_are_not_finite_are_not_saved(
+    tick_kimg: float, layer: str, value: str, message: str, data: Path, settings: ProGANRecipe, tmp_path: Path
+) -> None:
+    """Weights of a level that has not entered leave the losses finite."""
     trained(data, tmp_path, settings, 0.016)
     before = last(tmp_path)
-    slow = changed(settings, tick={"kimg": 10.0})
-
-    class After(StopRequest):
-        steps = 0
-
-        @property
-        def requested(self) -> bool:
-            self.steps += 1
-            return self.steps > 3
-
-        @requested.setter
-        def requested(self, value: bool) -> None:
-            pass
-
-    training = Training(TrainingRequest(data, tmp_path), slow, SINGLE_PROCESS, After())
+    training = Training(TrainingRequest(data, tmp_path), changed(settings, tick={"kimg": tick_kimg}), SINGLE_PROCESS)
+    before_steps(training, lambda number: signal.raise_signal(signal.SIGTERM) if number == 4 else None)
     with torch.no_grad():
-        training.progan.generator.dense.weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match=r"tick 2, at 0\.04 kimg, is not finite"):
-        training.run()
-    assert_equal(last(tmp_path), before)
-
-    training = Training(TrainingRequest(data, tmp_path), settings, SINGLE_PROCESS)
-    with torch.no_grad():  # of a level that has not entered: the losses stay finite
-        training.progan.generator.blocks[2][0].bias.fill_(float("inf"))  # type: ignore[index]
-    with pytest.raises(TrainingError, match=r"tick 2, at 0\.032 kimg, left weights that are not finite"):
+        training.progan.generator.get_parameter(layer).fill_(float(value))
+    with pytest.raises(TrainingError, match=f"tick 2, at {message}"):
         training.run()
     assert_equal(last(tmp_path), before)
 

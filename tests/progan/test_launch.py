@@ -27,7 +27,7 @@ from tests.progan.tiny import NET, RECIPE, labelled, trained
 
 
 def planned(data: Path, out: Path, recipe: Path, **more: object) -> list[str]:
-    return list(launch.describe_training(TrainingRequest(data, out, **more), recipe, "cpu"))  # type: ignore[arg-type]
+    return list(launch.describe_training(TrainingRequest(data, out, **more), recipe, "cpu"))
 
 
 def test_plan(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_the_plan_is_measured_with_the_threads_of_the_training(
 
     def step(self: ProGANStep, *arguments: object) -> object:
         used.add(torch.get_num_threads())
-        return real(self, *arguments)  # type: ignore[arg-type]
+        return real(self, *arguments)
 
     real = ProGANStep.step
     monkeypatch.setattr(ProGANStep, "step", step)
@@ -128,17 +128,7 @@ def test_the_plan_of_several_processes(data: Path, tmp_path: Path, monkeypatch: 
         shown.extend(launch.describe_training(TrainingRequest(data, tmp_path), recipe, "cpu"))
     assert [line.split()[2:4] for line in shown[-3:]] == [["9", "?"]] * 3
     recipe.write_text(RECIPE)
-    asked = [
-        "train",
-        str(data),
-        "--out",
-        str(tmp_path / "run"),
-        "--recipe",
-        str(recipe),
-        "--dry-run",
-        "--device",
-        "cpu",
-    ]
+    asked = f"train {data} --out {tmp_path / 'run'} --recipe {recipe} --dry-run --device cpu".split()
     outputs = {}
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -221,7 +211,7 @@ def test_threads(data: Path, recipe: Path, tmp_path: Path) -> None:
     for threads in ({}, {"threads": 2}):
         with torch_threads(3):
             asked = {"recipe": recipe, "device": "cpu", "total_kimg": 0.016, "stop": Looking(), **threads}
-            launch.train_progan(data, tmp_path / f"run{len(seen)}", **asked)  # type: ignore[arg-type]
+            launch.train_progan(data, tmp_path / f"run{len(seen)}", **asked)
             assert torch.get_num_threads() == 3
     assert seen == {1, 2}
 

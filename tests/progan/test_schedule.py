@@ -92,4 +92,4 @@ def test_passes_are_equal_and_whole_groups(minibatch: int, gpus: int, group: int
 )
 def test_impossible_schedules(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Schedule(**values)  # type: ignore[arg-type]
+        Schedule(**values)

@@ -34,7 +34,7 @@ def test_gradients_of_parts_of_a_group(kind: str, reuse_fakes: bool) -> None:
     images = torch.rand((4, 3, 8, 8), generator=torch.manual_seed(5)) * 2 - 1
     for group, per_gpu, shares_weights in ((4, 4, False), (4, 4, True), (4, 2, False), (4, 1, True), (2, 2, False)):
         net = dataclasses.replace(RECIPE.net, stddev_group=group, labels=2)
-        recipe = ProGANRecipe("progan", net=net, loss=LossSettings(kind), reuse_fakes=reuse_fakes)  # type: ignore[arg-type]
+        recipe = ProGANRecipe("progan", net=net, loss=LossSettings(kind), reuse_fakes=reuse_fakes)
         progan = ProGANStep(recipe, SINGLE_PROCESS, torch.eye(2))
         progan.shares_weights = shares_weights
         point = dataclasses.replace(now, per_gpu=per_gpu)
@@ -76,7 +76,7 @@ def test_shared_weights_save_launches(precision: str, saved: float) -> None:
     images = torch.zeros(4, 3, 8, 8)
     counts, flops = [], []
     for shares_weights in (False, True):
-        progan = ProGANStep(dataclasses.replace(RECIPE, precision=precision), SINGLE_PROCESS)  # type: ignore[arg-type]
+        progan = ProGANStep(dataclasses.replace(RECIPE, precision=precision), SINGLE_PROCESS)
         progan.shares_weights = shares_weights
         progan.step(0, now, [RealBatch(images)])
         with Launches() as launches:
@@ -122,6 +122,5 @@ def test_lsgan_is_resumed_with_its_noise() -> None:
     for mean, noisy in ((0.0, False), (0.5, False), (0.51, True)):
         one.mean_fake = mean
         noise = one._discriminator_noise(2)
-        assert noise is not None
         assert noise.strength == pytest.approx(100 * max(mean - 0.5, 0) ** 2)
         assert torch.equal(noise(torch.ones(3, 4)), torch.ones(3, 4)) is not noisy

@@ -65,7 +65,6 @@ def test_sentences() -> None:
 
 def test_points_are_where_the_values_are() -> None:
     drawn = line_chart("losses", [0.0, 5.0, 10.0], {"a": [1.0, 3.0, 2.0], "b": [1.0, math.nan, 3.0]})
-    assert drawn is not None
     middle = (LEFT + RIGHT) / 2
     a = [tuple(map(float, point.split(","))) for point in drawn.curves[0].points.split()]
     assert a == [(LEFT, BOTTOM), (middle, TOP), (RIGHT, (TOP + BOTTOM) / 2)]
@@ -81,7 +80,6 @@ def test_no_chart_of_nothing(x: list[float], y: list[float]) -> None:
 def test_long_curves_are_averaged() -> None:
     n = 10 * POINTS_MAX
     drawn = line_chart("long", [float(i) for i in range(n)], {"y": [float(i % 2) for i in range(n)]})
-    assert drawn is not None
     points = [float(point.split(",")[1]) for point in drawn.curves[0].points.split()]
     assert len(points) == POINTS_MAX
     assert points == [(TOP + BOTTOM) / 2] * POINTS_MAX
@@ -142,12 +140,10 @@ def test_metrics_have_a_floor_and_long_curves_a_smoothed_line(run: Path) -> None
 
 def test_smoothed_line_is_the_mean_of_neighbours() -> None:
     drawn = line_chart("s", [float(i) for i in range(64)], {"y": [float(i % 2) for i in range(64)]})
-    assert drawn is not None
     heights = [float(point.split(",")[1]) for point in drawn.curves[0].smooth.split()]
     expected = [np.mean([i % 2 for i in range(64)][max(at - 2, 0) : at + 3]) for at in range(64)]
     np.testing.assert_allclose(heights, [BOTTOM - value * (BOTTOM - TOP) for value in expected], atol=0.051)
     few = line_chart("s", [0.0, 1.0, 2.0], {"y": [0.0, 1.0, 2.0]})
-    assert few is not None
     assert few.curves[0].smooth == ""
 
 

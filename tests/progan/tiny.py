@@ -50,7 +50,7 @@ class Noise:
     count, resolution, channels = 40, 16, 3
     labels, label_names = None, ()
 
-    def images(self, start: int = 0):  # type: ignore[no-untyped-def]
+    def images(self, start: int = 0):
         for i in range(start, self.count):
             pixels = np.random.default_rng(i).integers(0, 256, (3, 16, 16), dtype=np.uint8)
             yield NamedImage(pixels, f"{i}")
@@ -74,7 +74,7 @@ def labelled(data: Path, folder: Path) -> Path:
 
 
 def trained(data: Path, out: Path, recipe: ProGANRecipe, total_kimg: float | None = None, **more: object) -> Training:
-    training = Training(TrainingRequest(data, out, total_kimg=total_kimg, **more), recipe, SINGLE_PROCESS)  # type: ignore[arg-type]
+    training = Training(TrainingRequest(data, out, total_kimg=total_kimg, **more), recipe, SINGLE_PROCESS)
     training.run()
     return training
 

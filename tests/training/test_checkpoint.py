@@ -46,7 +46,6 @@ def test_a_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
     train(net, adam, range(3))
     CheckpointFolder(tmp_path, CONFIG).save(3, {"net": net.state_dict(), "adam": adam.state_dict(), "best": 1 / 3})
     found = CheckpointFolder(tmp_path, CONFIG).latest()
-    assert found is not None
     assert found.config == CONFIG
     assert found.state["best"] == 1 / 3
     other, other_adam = network(9)
@@ -107,7 +106,6 @@ def test_the_checkpoint_before_a_damaged_one_is_read(
     first, last = checkpoint_paths(checkpoints.folder)
     last.write_bytes(last.read_bytes()[: int(last.stat().st_size * share)])
     found = checkpoints.latest()
-    assert found is not None
     assert found.state == {"step": 1}
     assert f"{last} is damaged" in caplog.text
     first.write_bytes(b"")
