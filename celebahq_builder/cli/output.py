@@ -1,4 +1,4 @@
-"""Output of the commands: safe for a terminal, messages on one line, and true where it cannot be written."""
+"""Output of the commands: safe for a terminal, with each message on one line; errors where it cannot be written."""
 
 from __future__ import annotations
 
