@@ -13,7 +13,8 @@ from table import Row
 from torch import Tensor
 
 from celebahq_builder.image_set import Pixels
-from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db, texture_distance
+from celebahq_builder.metrics.fidelity import psnr_y, spectrum_error_db
+from celebahq_builder.metrics.texture import texture_distance
 from celebahq_builder.models.community_network import CommunityNetwork
 from celebahq_builder.models.srgan import SRGenerator
 from restoring.images import Network, held_out, low_and_high, restore, tensor
