@@ -192,8 +192,8 @@ def local_autocorrelation(images: Tensor) -> Tensor:
     """
     level = laplacian_level(images)
     products = torch.cat([level * level.roll(lag, dims=(2, 3)) for lag in ((0, 0), *LAGS)], dim=1)
-    energy, *covariances = F.avg_pool2d(products, WINDOW_PX).split(1, dim=1)
-    return torch.cat(covariances, dim=1) / (energy + ENERGY_FLOOR)
+    means = F.avg_pool2d(products, WINDOW_PX)
+    return means[:, 1:] / (means[:, :1] + ENERGY_FLOOR)
 
 
 def autocorrelation_loss(results: Tensor, truths: Tensor) -> Tensor:
