@@ -1,4 +1,4 @@
-"""Quality and cost of the restoration networks: LIVE1 for the denoiser, Set5 and Set14 for the upscalers.
+"""Quality and cost of the restoration networks: LIVE1 for the denoiser, Set5, Set14 and faces for the upscalers.
 
 The upscalers are the bundled ones and, from the test data, two of other projects.
 
@@ -17,7 +17,7 @@ import torch
 from restoring.cost import cost_rows, upscaler_cost_rows
 from restoring.denoiser import denoiser_rows
 from restoring.images import published, upscaler
-from restoring.upscaler import upscaler_rows
+from restoring.upscaler import face_rows, upscaler_rows
 from table import Row, finish, shared_data
 
 from celebahq_builder.models.registry import load_network, read_registry
@@ -48,6 +48,7 @@ def main() -> None:
     if asked.only in (None, "upscaler"):
         rows += [Row(f"{name}: weights in the registry", name in known, "", at_least=1) for name in UPSCALERS]
         rows += upscaler_rows(upscalers | others, data)
+        rows += face_rows(denoiser, upscalers, data)
     if asked.only in (None, "cost"):
         rows += cost_rows(denoiser, upscalers["upscaler-gan"], data)
         rows += upscaler_cost_rows(upscalers | others)

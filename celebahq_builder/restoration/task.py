@@ -23,7 +23,7 @@ class RestorationBatch(NamedTuple):
     targets: Tensor
     """Images, uint8 [N, H, W, 3]."""
     positions: Sequence[Tensor] = ()
-    """Patches of the texture loss; see `metrics.fidelity.draw_quarter_patches`."""
+    """Patches of the texture loss; see `metrics.texture.draw_quarter_patches`."""
     directions: Tensor | None = None
     """Directions of the texture loss, float32 [147, K]."""
 

@@ -5,14 +5,20 @@ import pytest
 import torch
 
 from celebahq_builder.metrics.descriptors import laplacian_level, pyramid_down
-from celebahq_builder.metrics.fidelity import (
+from celebahq_builder.metrics.fidelity import LUMA_BT601
+from celebahq_builder.metrics.sliced import random_directions
+from celebahq_builder.metrics.texture import (
+    ENERGY_FLOOR,
+    LAGS,
+    autocorrelation_loss,
     draw_quarter_patches,
+    lattice,
+    local_autocorrelation,
     normalise_patches,
     random_patches,
     texture_distance,
     texture_loss,
 )
-from celebahq_builder.metrics.sliced import random_directions
 
 
 def image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -149,3 +155,51 @@ def test_texture_loss_compares_each_image_with_its_own() -> None:
     assert float(together) == pytest.approx(float(sum(apart)) / 2)
     as_a_set = float(laplacian_level(truths).std()) * texture_distance(list(swapped), list(truths), patches=2000)
     assert float(together) > 5 * as_a_set
+
+
+def test_autocorrelation_by_hand() -> None:
+    """The autocorrelation of one window in the middle, computed pixel by pixel."""
+    plane = torch.from_numpy(image(48, 48)[..., 0])[None, None] / 255
+    level = laplacian_level(plane)[0, 0]
+    found = local_autocorrelation(plane)
+    assert found.shape == (1, len(LAGS), 3, 3)
+    window = level[16:32, 16:32]
+    for k, (down, right) in enumerate(LAGS):
+        shifted = level[16 - down : 32 - down, 16 - right : 32 - right]
+        expected = float((window * shifted).mean() / (window.square().mean() + ENERGY_FLOOR))
+        assert float(found[0, k, 1, 1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_autocorrelation_loss_is_that_of_the_luma_at_two_levels() -> None:
+    results, truths = (torch.from_numpy(image(64, 64, i).transpose(2, 0, 1))[None] / 255 for i in range(2))
+    planes = [
+        (images * torch.tensor(LUMA_BT601)[:, None, None]).sum(dim=1, keepdim=True) for images in (results, truths)
+    ]
+    expected = 0.0
+    for _ in range(2):
+        found, true = map(local_autocorrelation, planes)
+        expected += float((found - true).abs().mean())
+        planes = [pyramid_down(plane) for plane in planes]
+    assert float(autocorrelation_loss(results, truths)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_autocorrelation_depends_on_the_kind_of_texture_only() -> None:
+    """Half of the texture is no error, a lattice is one, and the loss falls along its gradient."""
+    truths = torch.from_numpy(image(64, 64).transpose(2, 0, 1))[None] / 255
+    half = (truths - 0.5) * 0.5 + 0.5
+    repeated = truths[..., :4, :4].repeat(1, 1, 16, 16)
+    assert float(autocorrelation_loss(half, truths)) < 0.01
+    assert float(autocorrelation_loss(repeated, truths)) > 0.5
+    results = (0.5 * repeated + 0.5 * truths).requires_grad_()
+    before = autocorrelation_loss(results, truths)
+    before.backward()
+    assert results.grad is not None
+    after = autocorrelation_loss(results.detach() - 0.02 * results.grad.sign(), truths)
+    assert float(after) < float(before.detach())
+
+
+def test_lattice() -> None:
+    truth = torch.from_numpy(image(64, 64).transpose(2, 0, 1).copy())
+    assert lattice(truth, truth) == 0
+    assert lattice(truth[..., :4, :4].repeat(1, 16, 16), truth) == pytest.approx(1, abs=0.1)
+    assert lattice(truth[..., :5, :5].repeat(1, 13, 13)[..., :64, :64], truth) < 0.2

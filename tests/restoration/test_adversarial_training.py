@@ -14,8 +14,8 @@ from torch import Tensor
 
 from celebahq_builder.errors import TrainingError
 from celebahq_builder.metrics.descriptors import PATCH_PX
-from celebahq_builder.metrics.fidelity import draw_quarter_patches, texture_loss
 from celebahq_builder.metrics.sliced import random_directions
+from celebahq_builder.metrics.texture import autocorrelation_loss, draw_quarter_patches, texture_loss
 from celebahq_builder.models.registry import load_network
 from celebahq_builder.models.srgan import SRGenerator
 from celebahq_builder.restoration.adversarial_training import (
@@ -104,7 +104,13 @@ def test_both_networks_move_from_their_initial_weights(whole: Path) -> None:
 
 def test_step_by_hand(noise_photos: Path) -> None:
     """The gradients are those of the losses; the hinge loss is that of Miyato et al. 2018, equations 16 and 17."""
-    weights = {"pixel_weight": 0.5, "texture_weight": 1.5, "feature_weight": 3.0, "adversarial_weight": 2.0}
+    weights = {
+        "pixel_weight": 0.5,
+        "texture_weight": 1.5,
+        "autocorrelation_weight": 0.7,
+        "feature_weight": 3.0,
+        "adversarial_weight": 2.0,
+    }
     recipe = dataclasses.replace(ONE_STEP, **weights, discriminator_width=4)
     task = AdversarialTask(recipe, noise_photos, SINGLE_PROCESS)
     with torch.no_grad():  # otherwise all scores are within the margins, and real and fake are hardly told apart
@@ -125,15 +131,16 @@ def test_step_by_hand(noise_photos: Path) -> None:
     directions = random_directions(3 * PATCH_PX**2, np.random.default_rng(rng), TEXTURE_DIRECTIONS)
     positions = draw_quarter_patches([np.random.default_rng((*rng, 0))], *targets.shape[-2:])
     texture = texture_loss(fake, targets, positions, directions)
+    autocorrelation = autocorrelation_loss(fake, targets)
     last = zip(fake_features[-2:], real_features[-2:], strict=True)
     feature = sum((f - r.detach()).abs().mean() for f, r in last) / 2
     adversarial = -fake_logits.mean()
     hinge = (1 - real_logits).clamp(min=0).mean() + (1 + fake_logits).clamp(min=0).mean()
-    wanted = torch.stack([pixel, texture, feature, adversarial, hinge]).detach()
+    wanted = torch.stack([pixel, texture, autocorrelation, feature, adversarial, hinge]).detach()
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     assert abs(float(hinge.detach() - (2 - real_logits.mean() - fake_logits.mean()).detach())) > 0.1
 
-    loss = 0.5 * pixel + 1.5 * texture + 3 * feature + 2 * adversarial
+    loss = 0.5 * pixel + 1.5 * texture + 0.7 * autocorrelation + 3 * feature + 2 * adversarial
     gradients = torch.autograd.grad(loss, list(generator.parameters()), retain_graph=True)
     length = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
     assert length > 0.5
@@ -153,11 +160,34 @@ def test_step_by_hand(noise_photos: Path) -> None:
             torch.testing.assert_close(moved, -rate * gradient[clear].sign(), rtol=0.02, atol=1e-6)
 
 
+def test_inputs_reduced_by_an_area_filter(noise_photos: Path) -> None:
+    """Each input pixel is the mean of 4x4 target pixels; the denoiser sees it, as in a build."""
+    chain = ChainSettings(share=0)
+    task = AdversarialTask(dataclasses.replace(ONE_STEP, area_share=1, chain=chain), noise_photos, SINGLE_PROCESS)
+    batch = task.draw_batch(0)
+    assert batch.inputs is not None
+    means = batch.targets.double().unflatten(1, (-1, 4)).unflatten(3, (-1, 4)).mean(dim=(2, 4))
+    assert float((batch.inputs - means).abs().max()) <= 0.5
+    compressed = dataclasses.replace(ONE_STEP, area_share=1, chain=ChainSettings(share=1))
+    inputs = AdversarialTask(compressed, noise_photos, SINGLE_PROCESS).draw_batch(0).inputs
+    assert inputs is not None
+    assert not torch.equal(inputs, batch.inputs)
+    assert task.draw_batch(0).targets.equal(batch.targets)
+
+
+def test_share_of_inputs_reduced_by_an_area_filter(noise_photos: Path) -> None:
+    recipe = dataclasses.replace(ONE_STEP, area_share=0.5, chain=ChainSettings(share=0))
+    task = AdversarialTask(recipe, noise_photos, SINGLE_PROCESS)
+    assert {task.draw_batch(step).inputs is None for step in range(12)} == {False, True}
+
+
 def test_log_names_the_losses(whole: Path) -> None:
     lines = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     scores = {"psnr_y_db", "spectrum_error_db", "swd"}
-    assert {"pixel", "texture", "feature", "adversarial", "discriminator", *scores} <= lines[0].keys()
+    assert {"pixel", "texture", "autocorrelation", "feature", "adversarial", "discriminator", *scores} <= lines[
+        0
+    ].keys()
 
 
 def test_run_of_another_recipe_is_refused(whole: Path, noise_photos: Path) -> None:
