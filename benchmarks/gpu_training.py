@@ -29,7 +29,7 @@ from celebahq_builder.models.progan import group_size
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.launch import read_recipe
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
-from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.progan.step import Microbatch, ProGANTrainer
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 RECIPE = "celebahq-1024-1gpu"
@@ -152,7 +152,7 @@ class Counter(TorchDispatchMode):
         self.used -= size
 
 
-class GpuStep(ProGANStep):
+class GpuStep(ProGANTrainer):
     """A step with the optimizers of a GPU."""
 
     def reset_optimizers(self) -> None:
@@ -174,14 +174,14 @@ def without_values() -> Iterator[Counter]:
         yield stack.enter_context(Counter())
 
 
-def count_step(progan: ProGANStep, counter: Counter, point: SchedulePoint) -> Step:
+def count_step(progan: ProGANTrainer, counter: Counter, point: SchedulePoint) -> Step:
     """Return the counts of a step after another one."""
     passes = point.passes(1, progan.recipe.net.stddev_group)
     shape = point.minibatch // passes, progan.recipe.net.colours, point.resolution, point.resolution
     progan.reset_optimizers()
     for number in range(2):
         counter.step = Step(point.minibatch, counter.used)
-        progan.step(number, point, [RealBatch(torch.empty(shape)) for _ in range(passes)])
+        progan.step(number, point, [Microbatch(torch.empty(shape)) for _ in range(passes)])
     return counter.step
 
 
@@ -191,7 +191,7 @@ def sizes_at_once(recipe: ProGANRecipe, point: SchedulePoint) -> list[int]:
     return [n for n in range(point.minibatch, 0, -1) if point.minibatch % n == 0 and 0 in (n % group, group % n)]
 
 
-def count_level(progan: ProGANStep, counter: Counter, level: int) -> dict[int, Step]:
+def count_level(progan: ProGANTrainer, counter: Counter, level: int) -> dict[int, Step]:
     """Return the steps of a level by the number of images at once; fewer ones as long as a card needs them."""
     schedule, largest = progan.recipe.schedule, progan.recipe.net.level_max
     begins = schedule.begins(level, largest)

@@ -28,7 +28,7 @@ from celebahq_builder.device_errors import is_out_of_memory
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.launch import read_recipe
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint
-from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.progan.step import Microbatch, ProGANTrainer
 from celebahq_builder.training.distributed import DistributedContext
 
 KNOWN = 0.4
@@ -91,7 +91,7 @@ def main() -> None:
     }
     print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
     rows = Rows(about, asked.json)
-    progan = ProGANStep(recipe, context)
+    progan = ProGANTrainer(recipe, context)
     if asked.device == "cpu":
         point = dataclasses.replace(recipe.schedule.at(0, 5), level=5, alpha=1.0, minibatch=16, per_gpu=None)
         speed, _ = measured(progan, point, asked.seconds)
@@ -108,7 +108,7 @@ def main() -> None:
     finish(rows)
 
 
-def measure_level(progan: ProGANStep, point: SchedulePoint, seconds: float, rows: Rows) -> float:
+def measure_level(progan: ProGANTrainer, point: SchedulePoint, seconds: float, rows: Rows) -> float:
     """Add the rows of a resolution; return its images per second, NaN if it does not fit the memory."""
     title = f"{point.resolution}x{point.resolution}, minibatch {point.minibatch}"
     title += ", fading in" if point.alpha < 1 else ""
@@ -131,7 +131,7 @@ def measure_level(progan: ProGANStep, point: SchedulePoint, seconds: float, rows
     return speed
 
 
-def measured(progan: ProGANStep, point: SchedulePoint, seconds: float) -> tuple[float, int]:
+def measured(progan: ProGANTrainer, point: SchedulePoint, seconds: float) -> tuple[float, int]:
     """Return the images per second of whole steps, and the peak memory on a GPU in bytes.
 
     A GPU is waited for at the end only, as in a training. The number of steps follows from two steps before.
@@ -139,7 +139,7 @@ def measured(progan: ProGANStep, point: SchedulePoint, seconds: float) -> tuple[
     device, side, n = progan.context.device, point.resolution, point.minibatch
     passes = point.passes(1, progan.recipe.net.stddev_group)
     images = torch.rand((n, 3, side, side), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1).to(device)
-    reals = [RealBatch(images[i::passes]) for i in range(passes)]
+    reals = [Microbatch(images[i::passes]) for i in range(passes)]
     progan.reset_optimizers()  # those of other resolutions are not part of the peak
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -147,11 +147,11 @@ def measured(progan: ProGANStep, point: SchedulePoint, seconds: float) -> tuple[
         progan.step(0, point, reals)  # cuDNN chooses its algorithms
         return _steps(progan, point, reals, seconds), torch.cuda.max_memory_allocated(device)
     if side <= 128:  # a larger step takes so long that a warm-up does not matter
-        progan.step(0, dataclasses.replace(point, minibatch=4), [RealBatch(images[:4])])
+        progan.step(0, dataclasses.replace(point, minibatch=4), [Microbatch(images[:4])])
     return _steps(progan, point, reals, seconds), 0
 
 
-def _steps(progan: ProGANStep, point: SchedulePoint, reals: list[RealBatch], seconds: float) -> float:
+def _steps(progan: ProGANTrainer, point: SchedulePoint, reals: list[Microbatch], seconds: float) -> float:
     """Return the images per second of as many steps as fit the time, at least one."""
     device, steps, count = progan.context.device, 0, 1
     synchronise(device)

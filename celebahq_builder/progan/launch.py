@@ -20,7 +20,7 @@ from celebahq_builder.models.progan import DiscriminatorNetwork, GeneratorNetwor
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.real_images import DataIdentity, check_data
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
-from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.progan.step import Microbatch, ProGANTrainer
 from celebahq_builder.progan.ticks import TrainingMetrics
 from celebahq_builder.progan.train import Training, open_checkpoints
 from celebahq_builder.progan.training_report import advice, remaining_s
@@ -244,7 +244,7 @@ def fit_memory(recipe: ProGANRecipe, context: DistributedContext) -> ProGANRecip
     """
     schedule, net = recipe.schedule, recipe.net
     try:
-        progan = ProGANStep(recipe, DistributedContext(0, 1, context.device))
+        progan = ProGANTrainer(recipe, DistributedContext(0, 1, context.device))
     except RuntimeError as error:  # the driver fails, or other programs have taken the memory
         raise TrainingError(
             f"`device` {context.device} cannot be used ({first_line(error)}); end other programs that use it"
@@ -279,7 +279,7 @@ def measure_speeds(recipe: ProGANRecipe, context: DistributedContext) -> dict[in
     Single steps of temporary networks are timed, the lowest level first, until they have taken `MEASUREMENT_S`.
     """
     schedule, net, device = recipe.schedule, recipe.net, context.device
-    progan = ProGANStep(recipe, DistributedContext(0, 1, device))
+    progan = ProGANTrainer(recipe, DistributedContext(0, 1, device))
     speeds: dict[int, float] = {}
     began_s = time.monotonic()
     for point in schedule.entries(net.level_max):
@@ -293,7 +293,7 @@ def measure_speeds(recipe: ProGANRecipe, context: DistributedContext) -> dict[in
     return speeds
 
 
-def _step_fits(progan: ProGANStep, point: SchedulePoint) -> bool:
+def _step_fits(progan: ProGANTrainer, point: SchedulePoint) -> bool:
     """Return whether the memory is large enough for a step of one process."""
     net, device = progan.recipe.net, progan.context.device
     passes = point.passes(1, net.stddev_group)
@@ -301,7 +301,7 @@ def _step_fits(progan: ProGANStep, point: SchedulePoint) -> bool:
     shape = (n, net.colours, point.resolution, point.resolution)
     labels = torch.eye(net.labels, device=device)[torch.zeros(n, dtype=torch.long)] if net.labels else None
     try:
-        progan.step(0, point, [RealBatch(torch.zeros(shape, device=device), labels) for _ in range(passes)])
+        progan.step(0, point, [Microbatch(torch.zeros(shape, device=device), labels) for _ in range(passes)])
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

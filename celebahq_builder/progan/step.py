@@ -44,12 +44,12 @@ NOISE_DECAY, NOISE_THRESHOLD = 0.9, 0.5
 which there is no noise."""
 
 PARTS = ("generator", "discriminator", "averaged", "generator_adam", "discriminator_adam")
-"""Attributes of `ProGANStep` that have a state dict."""
+"""Attributes of `ProGANTrainer` that have a state dict."""
 
 
 @dataclass(frozen=True)
-class RealBatch:
-    """Real images of one pass, on the device."""
+class Microbatch:
+    """Real images of one pass, which is a part of a minibatch, on the device."""
 
     images: Tensor
     """[n, C, r, r], float in [-1, 1], faded in like the networks."""
@@ -73,7 +73,7 @@ class StepRandomness:
     """[n, classes], of these images."""
 
 
-class ProGANStep:
+class ProGANTrainer:
     """The generator, the discriminator, the averaged generator, and two Adam optimizers.
 
     All random numbers of a step follow from the recipe's seed and the number of the step, for the whole minibatch, of
@@ -116,7 +116,7 @@ class ProGANStep:
             for net in (self.generator, self.discriminator)
         )
 
-    def step(self, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> Tensor:
+    def step(self, number: int, now: SchedulePoint, reals: Sequence[Microbatch]) -> Tensor:
         """Update the discriminator, the generator and the averaged generator once.
 
         A large minibatch is processed in several passes. Their gradients are summed before an optimizer uses them, so
@@ -125,7 +125,7 @@ class ProGANStep:
 
         Args:
             number: of the step, from 0.
-            reals: this process' share of the minibatch, one batch for each pass, all of one size.
+            reals: this process' share of the minibatch, one for each pass, all of one size.
 
         Returns:
             The values that `STATISTICS` names, float32 [6], on the device: means over the passes of this process.
@@ -191,7 +191,7 @@ class ProGANStep:
             self._update_mean_fake(statistics)
         return statistics
 
-    def _draw(self, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> list[StepRandomness]:
+    def _draw(self, number: int, now: SchedulePoint, reals: Sequence[Microbatch]) -> list[StepRandomness]:
         """Return the random numbers of each pass.
 
         They are drawn for the whole minibatch. Of n processes each takes every n-th image, and of these each of m

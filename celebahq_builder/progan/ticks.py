@@ -28,7 +28,7 @@ from celebahq_builder.progan import generate
 from celebahq_builder.progan.evaluation import GeneratorSource
 from celebahq_builder.progan.real_images import RealImages
 from celebahq_builder.progan.schedule import ProGANRecipe, SchedulePoint, TrainingRequest
-from celebahq_builder.progan.step import ProGANStep
+from celebahq_builder.progan.step import ProGANTrainer
 from celebahq_builder.progan.training_report import REPORT, outlook, write_training_report
 from celebahq_builder.storage import delete_partial_files, holds, lock, write_atomic
 from celebahq_builder.training.interruption import StopRequest, TrainingInterrupted
@@ -214,7 +214,7 @@ class RunOutput:
         self,
         request: TrainingRequest,
         recipe: ProGANRecipe,
-        progan: ProGANStep,
+        progan: ProGANTrainer,
         reals: RealImages,
         progress: TrainingProgress,
         stop: StopRequest,
@@ -329,7 +329,7 @@ class RunOutput:
         return outlook(self.recipe, kimg, self.total_kimg, self.images_per_s, last_level=level, on_cpu=on_cpu)
 
 
-def divergence_reason(statistics: dict[str, float], progan: ProGANStep) -> str | None:
+def divergence_reason(statistics: dict[str, float], progan: ProGANTrainer) -> str | None:
     """Detect non-finite or exploding losses, and non-finite weights.
 
     Args:

@@ -21,7 +21,7 @@ from celebahq_builder.errors import TrainingError
 from celebahq_builder.models.generator_file import export_generator
 from celebahq_builder.progan.real_images import DataIdentity, RealImages
 from celebahq_builder.progan.schedule import RESUMABLE_KEYS, ProGANRecipe, SchedulePoint, TickSettings, TrainingRequest
-from celebahq_builder.progan.step import STATISTICS, ProGANStep, RealBatch
+from celebahq_builder.progan.step import STATISTICS, Microbatch, ProGANTrainer
 from celebahq_builder.progan.ticks import RunOutput, TrainingProgress, divergence_reason
 from celebahq_builder.progan.training_report import REPORT
 from celebahq_builder.training.checkpoint import Checkpoint, CheckpointFolder, resuming
@@ -53,7 +53,7 @@ class Training:
     ) -> None:
         self.request, self.recipe, self.context, self.stop = request, recipe, context, stop or StopRequest()
         self.reals = RealImages(request.data, recipe, context, workers=request.workers)
-        self.progan = ProGANStep(recipe, context, self.reals.labels)
+        self.progan = ProGANTrainer(recipe, context, self.reals.labels)
         self.progress = TrainingProgress(torch.zeros(len(STATISTICS), device=context.device))
         self.saved_images = -1
         """Images shown before the last checkpoint; -1: there is none."""
@@ -134,7 +134,7 @@ class Training:
     def _step(self, now: SchedulePoint, batch: Batch) -> None:
         passes = now.passes(self.context.size, self.recipe.net.stddev_group)
         images, labels = to_device(batch, self.context.device, now.alpha)
-        reals = [RealBatch(images[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
+        reals = [Microbatch(images[i::passes], None if labels is None else labels[i::passes]) for i in range(passes)]
         progress = self.progress
         try:
             progress.tick_sums += self.progan.step(progress.step, now, reals)

@@ -13,7 +13,7 @@ from celebahq_builder.evaluation.protocol import EvaluationProtocol
 from celebahq_builder.hdf5.codecs import Gzip
 from celebahq_builder.hdf5.create import write_images
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, SchedulePoint, TrainingRequest
-from celebahq_builder.progan.step import ProGANStep
+from celebahq_builder.progan.step import ProGANTrainer
 from celebahq_builder.progan.train import Training
 from celebahq_builder.training.distributed import DistributedContext
 from celebahq_builder.training.logger import read_lines
@@ -39,7 +39,7 @@ def test_a_training_step(kind: str, labels: int, budget: int, device: torch.devi
     """LSGAN's noise depends on the scores of the step before, which the host reads."""
     net = dataclasses.replace(NET, labels=labels)
     settings = ProGANRecipe("progan", net=net, loss=LossSettings(kind))
-    progan = ProGANStep(settings, DistributedContext(0, 1, device), torch.eye(labels) if labels else None)
+    progan = ProGANTrainer(settings, DistributedContext(0, 1, device), torch.eye(labels) if labels else None)
     now = SchedulePoint(5, 0.5, 8, None, 0.001)
     batch = reals(now, device, labels=labels)
     progan.mean_fake = 0.9  # LSGAN has noise

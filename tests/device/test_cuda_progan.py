@@ -17,7 +17,7 @@ from celebahq_builder.models.progan import GeneratorNetwork
 from celebahq_builder.progan.generate import Generator
 from celebahq_builder.progan.launch import fit_memory, train_progan
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, SchedulePoint
-from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.progan.step import Microbatch, ProGANTrainer
 from celebahq_builder.progan.ticks import TrainingProgress
 from celebahq_builder.progan.video import interpolate
 from celebahq_builder.training.distributed import SINGLE_PROCESS, DistributedContext
@@ -36,11 +36,11 @@ POINTS = [
 """Each level, while it fades in and afterwards."""
 
 
-def reals(now: SchedulePoint, device: torch.device, passes: int = 1, labels: int = 0) -> list[RealBatch]:
+def reals(now: SchedulePoint, device: torch.device, passes: int = 1, labels: int = 0) -> list[Microbatch]:
     shape = (now.minibatch, 3, now.resolution, now.resolution)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(now.level)).mul(2).sub(1).to(device)
     classes = torch.eye(labels)[torch.arange(now.minibatch) % labels].to(device) if labels else None
-    return [RealBatch(images[i::passes], None if classes is None else classes[i::passes]) for i in range(passes)]
+    return [Microbatch(images[i::passes], None if classes is None else classes[i::passes]) for i in range(passes)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -53,7 +53,7 @@ def test_losses_and_precisions_at_every_level(kind: str, precision: str, device:
     differ by 0.03; TF32, torch's default for convolutions in fp32, keeps 3 bits more than bfloat16.
     """
     recipe = ProGANRecipe("progan", net=NET, loss=LossSettings(kind), precision=precision)
-    progan, reference = ProGANStep(recipe, DistributedContext(0, 1, device)), ProGANStep(recipe, SINGLE_PROCESS)
+    progan, reference = ProGANTrainer(recipe, DistributedContext(0, 1, device)), ProGANTrainer(recipe, SINGLE_PROCESS)
     for number, now in enumerate(POINTS):
         progan.load_state_dict(reference.state_dict())
         before = [p.detach().clone() for _, p in progan.generator.active(now.level, now.alpha)]
@@ -71,7 +71,7 @@ def test_losses_and_precisions_at_every_level(kind: str, precision: str, device:
 def test_labels_and_several_passes(alpha: float, precision: str, device: torch.device) -> None:
     net = dataclasses.replace(NET, labels=3)
     recipe = ProGANRecipe("progan", net=net, precision=precision, reuse_fakes=alpha == 1)
-    progan = ProGANStep(recipe, DistributedContext(0, 1, device), torch.eye(3))
+    progan = ProGANTrainer(recipe, DistributedContext(0, 1, device), torch.eye(3))
     now = SchedulePoint(5, alpha, 8, None, 0.001)
     assert progan.step(0, now, reals(now, device, passes=2, labels=3)).isfinite().all()
 
@@ -110,13 +110,13 @@ def test_the_state_moves_between_devices(device: torch.device) -> None:
     places = [SINGLE_PROCESS, DistributedContext(0, 1, device), SINGLE_PROCESS]
     state, results = None, []
     for number, context in enumerate(places):
-        progan = ProGANStep(recipe, context)
+        progan = ProGANTrainer(recipe, context)
         if state is not None:
             progan.load_state_dict(state)
         results.append(progan.step(number, now, reals(now, context.device)).cpu())
         moved: dict[str, object] = progan.state_dict()
         state = torch.utils._pytree.tree_map(lambda x: x.cpu() if isinstance(x, torch.Tensor) else x, moved)
-    reference = ProGANStep(recipe, SINGLE_PROCESS)
+    reference = ProGANTrainer(recipe, SINGLE_PROCESS)
     for number, found in enumerate(results):
         wanted = reference.step(number, now, reals(now, torch.device("cpu")))
         torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)

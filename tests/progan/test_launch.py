@@ -19,7 +19,7 @@ from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan import launch
 from celebahq_builder.progan.launch import fit_memory
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, SchedulePoint, TrainingRequest
-from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.progan.step import Microbatch, ProGANTrainer
 from celebahq_builder.training.distributed import SINGLE_PROCESS, torch_threads
 from celebahq_builder.training.interruption import StopRequest
 from celebahq_builder.training.logger import read_lines
@@ -63,12 +63,12 @@ def test_the_plan_is_measured_with_the_threads_of_the_training(
 ) -> None:
     used: set[int] = set()
 
-    def step(self: ProGANStep, *arguments: object) -> object:
+    def step(self: ProGANTrainer, *arguments: object) -> object:
         used.add(torch.get_num_threads())
         return real(self, *arguments)
 
-    real = ProGANStep.step
-    monkeypatch.setattr(ProGANStep, "step", step)
+    real = ProGANTrainer.step
+    monkeypatch.setattr(ProGANTrainer, "step", step)
     before = torch.get_num_threads()
     words = ["train", str(data), "--out", str(tmp_path / "run"), "--recipe", str(recipe), "--device", "cpu"]
     done = CliRunner().invoke(celebahq, [*words, "--dry-run", "--threads", str(before + 1)])
@@ -185,8 +185,8 @@ def test_missing_or_changed_labels(data: Path, tmp_path: Path) -> None:
 def test_classes_and_attributes() -> None:
     """All labels decide: in a minibatch, each image may have one attribute by chance."""
     recipe = ProGANRecipe("progan", net=replace(NET, labels=2))
-    assert ProGANStep(recipe, SINGLE_PROCESS, torch.eye(2)).exclusive_labels
-    assert not ProGANStep(recipe, SINGLE_PROCESS, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).exclusive_labels
+    assert ProGANTrainer(recipe, SINGLE_PROCESS, torch.eye(2)).exclusive_labels
+    assert not ProGANTrainer(recipe, SINGLE_PROCESS, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).exclusive_labels
 
 
 def test_a_reference_without_metrics(data: Path, recipe: Path, tmp_path: Path) -> None:
@@ -232,16 +232,16 @@ GROWING = ProGANRecipe(
 def short_of_memory(monkeypatch: pytest.MonkeyPatch, pixels: int) -> list[tuple[int, float, int, int]]:
     """Let passes of more pixels than this run out of memory; return the list of the steps that were tried."""
     tried = []
-    real = ProGANStep.step
+    real = ProGANTrainer.step
 
-    def step(progan: ProGANStep, number: int, now: SchedulePoint, reals: Sequence[RealBatch]) -> torch.Tensor:
+    def step(progan: ProGANTrainer, number: int, now: SchedulePoint, reals: Sequence[Microbatch]) -> torch.Tensor:
         n = len(reals[0].images) // now.parts(1, progan.recipe.net.stddev_group)
         tried.append((now.resolution, now.alpha, n, len(reals)))
         if n * now.resolution**2 > pixels:
             raise torch.cuda.OutOfMemoryError("no room")
         return real(progan, number, now, reals)
 
-    monkeypatch.setattr(ProGANStep, "step", step)
+    monkeypatch.setattr(ProGANTrainer, "step", step)
     return tried
 
 

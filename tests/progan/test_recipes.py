@@ -11,7 +11,7 @@ from celebahq_builder.models.progan import Architecture
 from celebahq_builder.pipeline.recipe import bundled_recipe
 from celebahq_builder.progan.losses import wgan_discriminator
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, TickSettings
-from celebahq_builder.progan.step import NOISE_DECAY, NOISE_THRESHOLD, ProGANStep
+from celebahq_builder.progan.step import NOISE_DECAY, NOISE_THRESHOLD, ProGANTrainer
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 V2 = {"celebahq-1024-1gpu": 1, "celebahq-1024-2gpu": 2, "celebahq-1024-4gpu": 4, "celebahq-1024-8gpu": 8}
@@ -115,7 +115,7 @@ def test_defaults() -> None:
     assert (whole.mirror, whole.together, whole.ema, whole.precision, whole.seed) == (True, False, 0.999, "fp32", 0)
     assert (whole.net, whole.loss) == (Architecture(), LossSettings())
     assert (NOISE_DECAY, NOISE_THRESHOLD) == (0.9, 0.5)
-    progan = ProGANStep(dataclasses.replace(whole, net=Architecture(4, latent=2, channels_max=2)), SINGLE_PROCESS)
+    progan = ProGANTrainer(dataclasses.replace(whole, net=Architecture(4, latent=2, channels_max=2)), SINGLE_PROCESS)
     for adam in (progan.generator_adam, progan.discriminator_adam):
         assert (adam.defaults["betas"], adam.defaults["eps"], adam.defaults["weight_decay"]) == ((0.0, 0.99), 1e-8, 0)
     assert wgan_discriminator(torch.ones(1), torch.zeros(1)).item() == pytest.approx(-1 + 0.001)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import flop_registry
 
 from celebahq_builder.models.progan import Architecture
 from celebahq_builder.progan.schedule import LossSettings, ProGANRecipe, Schedule, SchedulePoint
-from celebahq_builder.progan.step import ProGANStep, RealBatch
+from celebahq_builder.progan.step import Microbatch, ProGANTrainer
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 
 RECIPE = ProGANRecipe(
@@ -35,12 +35,12 @@ def test_gradients_of_parts_of_a_group(kind: str, reuse_fakes: bool) -> None:
     for group, per_gpu, shares_weights in ((4, 4, False), (4, 4, True), (4, 2, False), (4, 1, True), (2, 2, False)):
         net = dataclasses.replace(RECIPE.net, stddev_group=group, labels=2)
         recipe = ProGANRecipe("progan", net=net, loss=LossSettings(kind), reuse_fakes=reuse_fakes)
-        progan = ProGANStep(recipe, SINGLE_PROCESS, torch.eye(2))
+        progan = ProGANTrainer(recipe, SINGLE_PROCESS, torch.eye(2))
         progan.shares_weights = shares_weights
         point = dataclasses.replace(now, per_gpu=per_gpu)
         passes = point.passes(1, group)
         labels = torch.eye(2)[[0, 1, 1, 0]]
-        batches = [RealBatch(images[i::passes], labels[i::passes]) for i in range(passes)]
+        batches = [Microbatch(images[i::passes], labels[i::passes]) for i in range(passes)]
         statistics = progan.step(0, point, batches)
         states = [adam.state[p] for adam in (progan.discriminator_adam, progan.generator_adam) for p in adam.state]
         gradients[group, per_gpu, shares_weights] = torch.cat(
@@ -76,11 +76,11 @@ def test_shared_weights_save_launches(precision: str, saved: float) -> None:
     images = torch.zeros(4, 3, 8, 8)
     counts, flops = [], []
     for shares_weights in (False, True):
-        progan = ProGANStep(dataclasses.replace(RECIPE, precision=precision), SINGLE_PROCESS)
+        progan = ProGANTrainer(dataclasses.replace(RECIPE, precision=precision), SINGLE_PROCESS)
         progan.shares_weights = shares_weights
-        progan.step(0, now, [RealBatch(images)])
+        progan.step(0, now, [Microbatch(images)])
         with Launches() as launches:
-            progan.step(1, now, [RealBatch(images)])
+            progan.step(1, now, [Microbatch(images)])
         counts.append(launches.count)
         flops.append(launches.flops)
     assert counts[1] < (1 - saved) * counts[0]
@@ -90,7 +90,7 @@ def test_shared_weights_save_launches(precision: str, saved: float) -> None:
 @pytest.mark.parametrize("ema", [0.999, 0.25, 0.0])
 def test_the_average(ema: float) -> None:
     """The decay is at most (1 + n) / (10 + n), n steps after a level entered."""
-    progan = ProGANStep(dataclasses.replace(RECIPE, ema=ema), SINGLE_PROCESS)
+    progan = ProGANTrainer(dataclasses.replace(RECIPE, ema=ema), SINGLE_PROCESS)
     average = {name: p.detach().clone() for name, p in progan.generator.named_parameters()}
     entered = 0
     for number in range(9):  # 8x8 enters after 4 steps
@@ -98,7 +98,7 @@ def test_the_average(ema: float) -> None:
         entered = number if number == 4 else entered
         assert now.steps == number - entered
         side = now.resolution
-        progan.step(number, now, [RealBatch(torch.rand((8, 3, side, side), generator=torch.manual_seed(number)))])
+        progan.step(number, now, [Microbatch(torch.rand((8, 3, side, side), generator=torch.manual_seed(number)))])
         decay = min(ema, (1 + number - entered) / (10 + number - entered))
         active = dict(progan.generator.active(now.level, now.alpha))
         for name in active:
@@ -110,9 +110,9 @@ def test_the_average(ema: float) -> None:
 def test_lsgan_is_resumed_with_its_noise() -> None:
     """The running mean of the fake scores, which decides the noise, is part of the state; there is none up to 0.5."""
     recipe = dataclasses.replace(RECIPE, loss=LossSettings("lsgan", noise=100.0))
-    one, other = ProGANStep(recipe, SINGLE_PROCESS), ProGANStep(recipe, SINGLE_PROCESS)
+    one, other = ProGANTrainer(recipe, SINGLE_PROCESS), ProGANTrainer(recipe, SINGLE_PROCESS)
     now = recipe.schedule.at(0, 3)
-    images = RealBatch(torch.rand((8, 3, 4, 4), generator=torch.manual_seed(0)))
+    images = Microbatch(torch.rand((8, 3, 4, 4), generator=torch.manual_seed(0)))
     one.mean_fake = 0.9
     one.step(0, now, [images])
     assert one.mean_fake < 0.9

@@ -16,8 +16,8 @@ from celebahq_builder.progan.step import (
     LATENTS,
     MIX,
     NOISE,
-    ProGANStep,
-    RealBatch,
+    Microbatch,
+    ProGANTrainer,
 )
 from celebahq_builder.training.distributed import SINGLE_PROCESS
 from tests.reference.progan import Weights, discriminator, generator
@@ -71,9 +71,9 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class StepByHand:
-    """A ProGAN step in plain torch, on copies of the initial weights of a `ProGANStep`."""
+    """A ProGAN step in plain torch, on copies of the initial weights of a `ProGANTrainer`."""
 
-    def __init__(self, progan: ProGANStep) -> None:
+    def __init__(self, progan: ProGANTrainer) -> None:
         self.recipe, self.labels = progan.recipe, progan.labels
 
         def copied(net: torch.nn.Module) -> Weights:
@@ -194,7 +194,7 @@ def test_steps_by_hand(name: str, images: int) -> None:
     """
     recipe = CASES[name]
     labels = torch.eye(3)[torch.arange(10) % 3] if recipe.net.labels else None
-    progan = ProGANStep(recipe, SINGLE_PROCESS, labels)
+    progan = ProGANTrainer(recipe, SINGLE_PROCESS, labels)
     by_hand = StepByHand(progan)
     if recipe.loss.kind == "lsgan":
         progan.mean_fake = by_hand.mean_fake = 0.9
@@ -211,7 +211,7 @@ def test_steps_by_hand(name: str, images: int) -> None:
         real = images_of(number, now)
         real_labels = None if labels is None else labels[:8]
         reals = [
-            RealBatch(real[i::passes], None if real_labels is None else real_labels[i::passes]) for i in range(passes)
+            Microbatch(real[i::passes], None if real_labels is None else real_labels[i::passes]) for i in range(passes)
         ]
         statistics = progan.step(number, now, reals)
         wanted = by_hand.step(number, now, real, real_labels)
