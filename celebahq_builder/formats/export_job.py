@@ -1,4 +1,4 @@
-"""What the writers of the formats get and share: the export job, files under temporary names, shards."""
+"""The export job that each writer of a format gets, its files under temporary names, and shards."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import ModuleType
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +46,7 @@ LABEL_COLUMNS = ("label", "labels", "label_name")
 """Columns that are not metadata; see `records.parse_records`."""
 
 
-def import_pyarrow() -> Any:
+def import_pyarrow() -> ModuleType:
     """Return pyarrow with its Parquet module.
 
     Raises:
@@ -57,7 +58,8 @@ def import_pyarrow() -> Any:
         raise FormatError(
             "Parquet needs pyarrow, which is not installed: pip install '.[parquet]' in the folder of the project"
         ) from None
-    return pyarrow
+    module: ModuleType = pyarrow
+    return module
 
 
 # --- Import
@@ -193,7 +195,7 @@ def _write_shard(shard: ShardFile, file: BinaryIO) -> None:
             table.write_table(pa.Table.from_pylist(some, schema), row_group_size=group)
 
 
-def _schema(pa: Any, level: LevelImageSet) -> Any:
+def _schema(pa: ModuleType, level: LevelImageSet) -> object:
     """Return the schema of all shards, which follows from the whole HDF5 file, not from the images of a shard."""
     fields = [pa.field("image", pa.struct({"bytes": pa.binary(), "path": pa.string()}))]
     features: dict[str, object] = {"image": {"_type": "Image"}}
