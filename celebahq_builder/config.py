@@ -33,7 +33,7 @@ def bundled(name: str) -> Path:
 
 
 INTEGER_LIMIT = 1 << 63
-"""Integers of recipes are smaller; HDF5 and random generators take no larger ones."""
+"""Integers of recipes are smaller, because HDF5 and random generators use 64 bits."""
 
 T = TypeVar("T", bound="DataclassInstance")
 

@@ -32,7 +32,7 @@ class Metric:
 
     @property
     def counted(self) -> str:
-        """The things that are counted: ``images`` or ``pairs``."""
+        """Unit of `count`: ``images`` or ``pairs``."""
         return "pairs" if self.images_each == 2 else "images"
 
 
@@ -159,7 +159,7 @@ class ImageSource(Protocol):
 def check_evaluation(source: ImageSource, reference: ImageSource | None, protocol: EvaluationProtocol) -> None:
     """Raise a FormatError unless a source can be evaluated by a protocol.
 
-    The two sides may differ in size or channels, the images be too small or too few, or the reference be missing.
+    Errors are: sides of different size or channels, images that are too small or too few, a missing reference.
     """
     r = source.resolution
     if reference is not None and r != reference.resolution:
@@ -179,7 +179,7 @@ def check_evaluation(source: ImageSource, reference: ImageSource | None, protoco
 
 
 def _check_metric(name: str, source: ImageSource, reference: ImageSource | None, protocol: EvaluationProtocol) -> None:
-    """Raise an error unless there are images enough for a metric, and they are large enough."""
+    """Raise an error unless there are enough images for a metric, and they are large enough."""
     r = source.resolution
     metric, count, wanted = METRICS[name], protocol.count(name), protocol.images(name)
     if metric.compares and reference is None:

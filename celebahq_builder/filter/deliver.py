@@ -49,7 +49,7 @@ class DeliveryMode(enum.StrEnum):
 
     @property
     def done(self) -> str:
-        """The past participle."""
+        """The word for messages: ``copied`` or ``linked``."""
         return {"copy": "copied", "link": "linked"}[self.value]
 
 
@@ -62,7 +62,7 @@ PARTIAL_NAME = re.compile(r"\.celebahq-[0-9a-f]{16}\.partial")
 
 @dataclass(frozen=True, slots=True)
 class DeliveredFile:
-    """A file that this command put into a destination, as it was then."""
+    """A file that this command put into a destination, with its size and hash at that time."""
 
     path: str
     """Relative to the destination, with forward slashes."""
@@ -100,14 +100,14 @@ class DeliveryRecord:
     """The files that this command put into a destination.
 
     Each line is written before its file appears, so a killed command leaves no file that is not in the record.
-    Lines are only ever added; a line that a kill cut off names a file that does not exist.
+    Lines are only ever added. If a kill cuts a line off, its file does not exist yet.
     """
 
     def __init__(self, out: Path) -> None:
         """Read the record of a destination, which may have none.
 
         Raises:
-            DeliveryError: a file of its name is something else.
+            DeliveryError: a file with its name is not a record.
         """
         self.out = out
         self.path = out / RECORD_NAME
@@ -166,7 +166,7 @@ class DeliveryRecord:
     def _append(self, line: dict[str, Any]) -> None:
         data = json.dumps(line).encode("ascii") + b"\n"
         if not self._appended:
-            data = (b"\n" if self._has_head else RECORD_HEAD) + data  # a blank line ends one that a kill cut off
+            data = (b"\n" if self._has_head else RECORD_HEAD) + data  # a line feed first: the last line may be cut off
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self.path, flags, 0o666), "wb") as file:
             if not self._has_head:
@@ -187,9 +187,9 @@ class Delivery:
     out: Path
     mode: DeliveryMode
     paths: tuple[str, ...]
-    """All of them."""
+    """Paths of all selected images."""
     remaining: tuple[str, ...]
-    """Those that are not there yet."""
+    """Selected images that are not in the destination yet."""
     stale: tuple[DeliveredFile, ...] = ()
     """Files of an earlier command that are not among `paths`."""
     changed: tuple[str, ...] = ()
@@ -215,18 +215,18 @@ def plan_delivery(
             holds files of an earlier command that are not in the selection, and `prune` is false.
         DiskFull: there is not enough space for the copies.
     """
-    remaining, clashes = [], []
+    remaining, conflicts = [], []
     for path in paths:
         source, target = folder / path, out / path
         if not innermost_existing(target.parent).is_dir():
-            clashes.append(path)
+            conflicts.append(path)
         elif not os.path.lexists(target):
             remaining.append(path)
         elif not _is_delivered(source, target, mode):
-            clashes.append(path)
-    if clashes:
+            conflicts.append(path)
+    if conflicts:
         raise DeliveryError(
-            f"{len(clashes)} of {len(paths)} names are taken in {out}, first {printable(clashes[0])}: nothing is "
+            f"{len(conflicts)} of {len(paths)} names are taken in {out}, first {printable(conflicts[0])}: nothing is "
             f"overwritten, so nothing was {mode.done}; choose another `out`"
         )
     recorded = DeliveryRecord(out).files

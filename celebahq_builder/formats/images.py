@@ -58,8 +58,8 @@ def write(export: ExportJob, stage: Staging) -> Iterator[int]:
     for part in export.parts():
         left = [number for number in part if not (stage.data / names[number]).exists()]
         if left:
-            some = range(left[0], part.stop)  # written in order, so the existing files are the first ones
-            jobs.append((some, names[some.start : some.stop]))
+            rest = range(left[0], part.stop)  # images are written in order, so existing files come first
+            jobs.append((rest, names[rest.start : rest.stop]))
     yield from parallel.run(functools.partial(_write_images, export, stage.data), jobs, workers=export.workers)
     stage.check(stage.data / name for name in names)
     _write_metadata(export, names, stage.data)
@@ -82,7 +82,7 @@ def _write_metadata(export: ExportJob, names: list[str], folder: Path) -> None:
             for number, record in zip(numbers, image_records(level, numbers), strict=True):
                 line = {"file_name": names[number], **record}
                 if export.image_format != "png":
-                    line.pop("sha256", None)  # of other pixels
+                    line.pop("sha256", None)  # the hash is that of the exact pixels; JPEG and WebP change them
                 file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 

@@ -36,7 +36,7 @@ VALUE_S = 60
 """Processor time in seconds that one value may take; reading a page of 1 GB takes about two."""
 
 DIED = ("died", -signal.SIGKILL)
-"""The last answer of a child that ended without one: its server was killed, too."""
+"""Stands for the last answer of a child that ended without an answer, because its server was killed."""
 
 
 # --- The child processes
@@ -63,7 +63,7 @@ def run_isolated(
     job = (memory_bytes, path, function, arguments)
     answers = _answers(job)
     first = next(answers)
-    if first == DIED:  # the server may have been killed: another one is started
+    if first == DIED:  # perhaps the server was killed; start another
         _server.cache_clear()
         answers = _answers(job)
         first = next(answers)
@@ -113,7 +113,7 @@ def _server(owner: int) -> socket.socket:
     def stop() -> None:
         ours.close()
         if os.getpid() == owner:
-            process.kill()  # its children end when they write
+            process.kill()  # its children end when they write to the closed pipe
             process.wait()
 
     atexit.register(stop)
@@ -138,7 +138,7 @@ def serve(descriptor: int) -> None:
 
 
 def _supervise(parent: Connection) -> NoReturn:
-    """Fork a child that works, and report if it is killed."""
+    """Fork the process that does the work; report its exit status if it fails."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = os.fork()
     if child == 0:

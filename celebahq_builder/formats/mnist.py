@@ -64,7 +64,7 @@ def read(path: Path) -> DataSet:
 
 
 def _find(path: Path, what: str, axes: int) -> Path:
-    """Return a file; some programs unpack it with a dot in place of the first hyphen of its ending."""
+    """Return the path of a file. Some programs write a dot in place of the first hyphen of its ending."""
     if not path.is_dir():
         raise FormatError(f"{path} is not a folder; expected one with MNIST's files: {REMEDY}")
     names = [f"train-{what}{mark}idx{axes}-ubyte{gz}" for mark in "-." for gz in ("", ".gz")]

@@ -15,10 +15,11 @@ from torch import Tensor
 from celebahq_builder.imaging.geometry import PaddingPlan
 
 STRIP_ROWS = {"cpu": 32, "cuda": 1024}
-"""Rows that are held as float at a time, by kind of device; it bounds the memory. On a CPU they fit into its cache."""
+"""Number of rows that are held as float at a time, by kind of device; it bounds the memory. On a CPU they fit into its
+cache."""
 
 MEDIAN_SAMPLES = 160_000
-"""Pixels of the regular grid, about, from which the median colour is computed."""
+"""Approximate number of pixels of the regular grid from which the median colour is computed."""
 
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in px."""
@@ -222,6 +223,6 @@ def _inside(size: int, before: int, after: int, start: int, stop: int) -> tuple[
 
 
 def _depth(size: int, before: int, after: int, device: torch.device) -> Tensor:
-    """Return the distance of each position to the nearer edge, divided by the padding there, float32 [padded size]."""
+    """Return the smaller distance of each position to an edge, divided by its padding, float32 [padded size]."""
     positions = torch.arange(size + before + after, dtype=torch.float32, device=device)
     return torch.minimum(positions / before, (len(positions) - 1 - positions) / after)

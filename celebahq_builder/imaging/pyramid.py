@@ -12,7 +12,8 @@ from celebahq_builder.image_set import Pixels
 Number = TypeVar("Number", bound=np.number)
 
 INTEGER_STEPS = 8
-"""Halvings whose sums of pixels, at most 255 * 4^8, float32 holds exactly; integers give the same in less time."""
+"""Number of halvings that are computed with integers. float32 holds the same sums exactly (at most 255 * 4^8), but is
+slower."""
 
 
 def is_power_of_two(number: int) -> bool:
@@ -63,7 +64,7 @@ def build_pyramid(pixels: Pixels) -> list[Pixels]:
     """
     if pixels.ndim < 2 or pixels.shape[-1] != pixels.shape[-2]:
         raise ValueError(f"a pyramid needs a square image, got shape {pixels.shape}")
-    levels(pixels.shape[-1])
+    levels(pixels.shape[-1])  # raises ValueError
     pyramid, steps = [pixels], 0
     sums: NDArray[np.integer] = pixels
     while sums.shape[-1] > 1 and steps < INTEGER_STEPS:

@@ -45,7 +45,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> float:
 
     Args:
         a: points [M, D], float.
-        b: as many points.
+        b: the same number of points.
         directions: unit vectors [D, K].
 
     Returns:
@@ -61,7 +61,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> float:
         0.25
     """
     if a.shape != b.shape:
-        raise ValueError(f"two sets of as many points are needed, got {tuple(a.shape)} and {tuple(b.shape)}")
+        raise ValueError(f"two sets of the same number of points are needed, got {tuple(a.shape)} and {tuple(b.shape)}")
     total = 0.0
     for part in torch.split(directions.to(a.device), 128, dim=1):
         total += float((_sorted_projections(a, part) - _sorted_projections(b, part)).abs().mean()) * part.shape[1]
@@ -105,7 +105,7 @@ class StreamingSlicedWasserstein:
         self._points = [0, 0]
 
     def add(self, side: int, points: Tensor) -> None:
-        """Count the projections of some points; on a CPU with all threads that torch has.
+        """Count the projections of some points; on a CPU with torch's number of threads.
 
         Counts are integers, so neither order nor threads affect the result.
 
@@ -131,8 +131,8 @@ class StreamingSlicedWasserstein:
         sign = torch.full((at_once, rows), 1 - 2 * side, dtype=torch.int32, device=points.device)
         for counted in torch.split(points, rows):
             found = halves[:, : len(counted)]
-            for some, place in zip(torch.split(counted, step), torch.split(found, step, dim=1), strict=True):
-                place.copy_(torch.addmm(shift, weights, some.T, out=projections[:, : len(some)]))
+            for block, target in zip(torch.split(counted, step), torch.split(found, step, dim=1), strict=True):
+                target.copy_(torch.addmm(shift, weights, block.T, out=projections[:, : len(block)]))
             for values, count in zip(torch.split(found, at_once), torch.split(counts, at_once), strict=True):
                 count.scatter_add_(1, _half_index(values), sign[: len(values)])
 
@@ -143,7 +143,9 @@ class StreamingSlicedWasserstein:
             FormatError: the sets have different numbers of points, or none.
         """
         if self._points[0] != self._points[1] or not self._points[0]:
-            raise FormatError(f"two sets of as many points are needed, got {self._points[0]} and {self._points[1]}")
+            raise FormatError(
+                f"two sets of the same number of points are needed, got {self._points[0]} and {self._points[1]}"
+            )
         widths = _half_values().diff().to(self._counts.device)
 
         def area(counts: Tensor) -> float:
@@ -157,7 +159,7 @@ class StreamingSlicedWasserstein:
 
 
 def _half_index(values: Tensor) -> Tensor:
-    """Return the index of each value of half precision, half -> int64: negative values first, from 0 downwards."""
+    """Return the index of each half-precision value, half -> int64. Negative values come first, from -0 downwards."""
     return values.view(torch.int16).long().add_(HALF_VALUES // 2)
 
 

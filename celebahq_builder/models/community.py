@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from celebahq_builder.models.community_network import CommunityNetwork
 
 PREFIX = "file:"
-"""Begin of a setting that names a weight file instead of an entry of a registry."""
+"""Beginning of a setting that names a weight file instead of an entry of a registry."""
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 
 SCALE_MAX = 8
-"""Largest scale of an upscaler: at 8x, the region of the largest face that needs one has about 100 million pixels."""
+"""Largest scale of an upscaler. At 8x, the largest region that needs one becomes about 100 million pixels."""
 
 Task = Literal["denoise", "upscale"]
 """The stage that runs a network; settings are named after it."""
@@ -261,7 +261,7 @@ def _tensors(path: Path, data: bytes) -> Mapping[str, object]:
     if not isinstance(found, dict):
         raise WeightsError(f"{path} holds a {type(found).__name__}, not the tensors of a network by name")
     if _announced_bytes(found) > 2 * len(data):
-        raise WeightsError(f"{path} is damaged: its tensors announce more values than the file holds")
+        raise WeightsError(f"{path} is damaged: its tensors claim more values than the file holds")
     return found
 
 

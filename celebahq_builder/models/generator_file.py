@@ -22,7 +22,7 @@ from celebahq_builder.storage import parse_json, sha256, write_atomic
 FORMAT = "progan-generator-1"
 
 TENSORS_DIGEST = "tensors_sha256"
-"""Metadata key of the digest of the tensors; the first files have none."""
+"""Metadata key of the digest of the tensors; files of early versions lack it."""
 
 
 def export_generator(

@@ -1,4 +1,4 @@
-"""A batch of photos as a job: the task of a worker, its result, and the publication of its images and outcomes."""
+"""A batch of photos as a job: the input of a worker, its result, and the publication of its images and outcomes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from celebahq_builder.storage import RUN_TOKEN, publish, sync_folder
 
 @dataclass(frozen=True)
 class BatchJob:
-    """The task of a worker; small, and picklable."""
+    """The input of a worker; small, and picklable."""
 
     workspace: Path
     number: int

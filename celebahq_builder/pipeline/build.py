@@ -248,7 +248,7 @@ def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
             _describe(plan)
             if plan.batches_left:
                 workspace.summary_path.unlink(missing_ok=True)
-                for stage in plan.photo_stages:
+                for stage in plan.stored_photo_stages:
                     workspace.stage(stage.name).begin(plan.ingredients[stage.name])
         timings = TimingLog(shard.folder(workspace.root) / workspace.timings_path.name)
         workspace.sweep()
@@ -262,7 +262,7 @@ def _run_shard(request: BuildRequest, shard: Shard) -> BuildResult:
 
 def _conclude_shard(plan: BuildPlan, shard: Shard) -> BuildResult:
     """Count the outcomes of a shard's photos."""
-    workspace, names = plan.request.workspace, [stage.name for stage in plan.photo_stages]
+    workspace, names = plan.request.workspace, [stage.name for stage in plan.stored_photo_stages]
     last: dict[PhotoKey, outcome.Outcome] = {}
     for name in names:
         for batch in shard.batches(plan.batches):
@@ -289,10 +289,10 @@ def _images_folder(plan: BuildPlan) -> Path | None:
 
 def _load_networks(plan: BuildPlan) -> None:
     """Load the networks of the photo stages that are left, so that an error ends the run before anything is written."""
-    if all(plan.is_complete(stage.name) for stage in plan.photo_stages):
+    if all(plan.is_complete(stage.name) for stage in plan.stored_photo_stages):
         return
     stages = plan.request.recipe.photo_stages()
-    stages = stages[: plan.photo_stage_names.index(plan.photo_stages[-1].name) + 1]
+    stages = stages[: plan.photo_stage_names.index(plan.stored_photo_stages[-1].name) + 1]
     done = [i for i, stage in enumerate(stages) if stage.saves_image and plan.is_complete(stage.name)]
     left = stages[done[-1] + 1 if done else 0 :]
     for stage in left:

@@ -1,4 +1,4 @@
-"""Growth of a run: the results of a run with other photos are used in this one.
+"""Growth of a run whose list of photos changed: results of unchanged photos are used again.
 
 Photos may be added anywhere in the order of the source, so the batches of all photos may change. `grow` moves the
 manifests of batches that change to the folder ``earlier`` of their stage. `EarlierResults` takes the results of each
@@ -32,8 +32,8 @@ from celebahq_builder.storage import delete_folder, write_json
 
 log = logging.getLogger(__name__)
 
-NAMED = 5
-"""Photos that a message names."""
+MESSAGE_PHOTOS = 5
+"""Largest number of photos that a message names."""
 
 
 @dataclass
@@ -53,10 +53,10 @@ class OutdatedResults:
 
 
 def outdated_results(plan: BuildPlan) -> OutdatedResults:
-    """Return the results that a run of a plan would lose; reads all manifests if photos are not only appended.
+    """Return the results that a run of a plan would lose. If photos are not only appended, all manifests are read.
 
     Raises:
-        FingerprintMismatch: they are those of another part of an image list, so none can be used.
+        FingerprintMismatch: the results come from another part of an image list, so none can be used.
     """
     workspace, source, outdated = plan.request.workspace, plan.request.source, OutdatedResults()
     if not plan.grows:
@@ -115,8 +115,8 @@ def checked_plan(request: BuildRequest) -> BuildPlan:
 def grow(plan: BuildPlan) -> BuildPlan:
     """Prepare the run directory for a run with other photos; return the plan for it.
 
-    A kill between any two steps leaves a directory that this run, and the one before, can use: a manifest that stays
-    belongs to the same batch in both. Selection and data set are made again; their files stay until then.
+    A kill between any two steps leaves a directory that this run, and the one before, can use: manifests that
+    are not moved describe the same batch in both. Selection and data set are made again; their files stay until then.
     """
     workspace, outdated = plan.request.workspace, outdated_results(plan)
     grown = plan.after_growth()
@@ -140,7 +140,8 @@ def grow(plan: BuildPlan) -> BuildPlan:
 def warn_of_newer_photos(plan: BuildPlan) -> None:
     """Print a warning if photos of a table of one's own are newer than the results of their batch.
 
-    This notices photos that were edited since. CelebA's are not checked: they do not change, and are many.
+    This notices photos that were edited since. Photos of CelebA are not checked: they do not change, and the check
+    would be slow.
     """
     source, stage = plan.request.source, plan.image_stage
     if not source.is_own or plan.has_other_photos(stage):
@@ -165,7 +166,7 @@ class EarlierResults:
     """The results of an earlier run for photos whose batch is not written yet."""
 
     def __init__(self, plan: BuildPlan) -> None:
-        workspace, stages = plan.request.workspace, plan.photo_stages
+        workspace, stages = plan.request.workspace, plan.stored_photo_stages
         self.folders = {stage.name: workspace.stage(stage.name) for stage in stages}
         self.image_stages = {stage.name for stage in stages if stage.saves_image}
         self.types = record_types(plan.request.recipe.photo_stages())
@@ -252,7 +253,7 @@ class EarlierResults:
 
 def _first(files: Set[str]) -> str:
     """Return the names of the first files for a message."""
-    return ", ".join([*sorted(files)[:NAMED], *["..."] * (len(files) > NAMED)])
+    return ", ".join([*sorted(files)[:MESSAGE_PHOTOS], *["..."] * (len(files) > MESSAGE_PHOTOS)])
 
 
 def _read_kept(manifest: Path) -> dict[PhotoKey, Kept]:

@@ -38,11 +38,11 @@ def run_photo_stages(plan: BuildPlan, timings: TimingLog, held: LockedFolder) ->
         CelebAHQError: an error that ends a batch as a whole.
     """
     workspace, photos = plan.request.workspace, plan.request.source.photos
-    for stage in plan.photo_stages:
+    for stage in plan.stored_photo_stages:
         workspace.stage(stage.name).begin(plan.ingredients[stage.name])
     run_batches(plan, timings, held)
     entering, ids = {photo.key for photo in photos}, {photo.id for photo in photos}
-    for stage in plan.photo_stages:
+    for stage in plan.stored_photo_stages:
         counts, kept = _reconcile(workspace.stage(stage.name), entering, plan.batches)
         workspace.stage(stage.name).forget_earlier(ids)
         workspace.stage(stage.name).complete(plan.ingredients[stage.name], counts)
@@ -65,7 +65,7 @@ def run_batches(plan: BuildPlan, timings: TimingLog, held: LockedFolder) -> None
     timings.add(batches=len(jobs), seconds={})
     todo = sum(len(job.photos) for job in jobs)
     photos = sum(len(plan.photos_of(number)) for number in _batches(plan))
-    title, unit = " > ".join(stage.name for stage in plan.photo_stages), plan.request.source.counts.unit
+    title, unit = " > ".join(stage.name for stage in plan.stored_photo_stages), plan.request.source.counts.unit
     with Progress(title, photos, photos - todo, unit) as progress:
         report = LiveReport(workspace, progress, silent=plan.request.shard is not None)
         try:
@@ -106,11 +106,11 @@ def _jobs(plan: BuildPlan) -> Iterator[BatchJob]:
     request, photos = plan.request, plan.request.source.photos
     examples = frozenset(photo.id for photo in photos[:: max(1, -(-len(photos) // EXAMPLES))])
     for number in _batches(plan):
-        lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.photo_stages]
+        lacks = [number not in plan.state.stage(stage.name).batches for stage in plan.stored_photo_stages]
         if not any(lacks):
             continue
         first = lacks.index(True)
-        kept = [stage.name for stage in plan.photo_stages[:first] if stage.saves_image]
+        kept = [stage.name for stage in plan.stored_photo_stages[:first] if stage.saves_image]
         yield BatchJob(
             workspace=request.workspace.root,
             number=number,
@@ -119,7 +119,7 @@ def _jobs(plan: BuildPlan) -> Iterator[BatchJob]:
             recipe=plan.worker_recipe,
             device=request.device,
             start=kept[-1] if kept else None,
-            todo=tuple(stage.name for stage, is_todo in zip(plan.photo_stages, lacks, strict=True) if is_todo),
+            todo=tuple(stage.name for stage, is_todo in zip(plan.stored_photo_stages, lacks, strict=True) if is_todo),
             examples=examples,
             deltas=request.deltas,
         )

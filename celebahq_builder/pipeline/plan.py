@@ -86,14 +86,14 @@ class BuildPlan:
         return [name for name in until if name in self._lasting or name == self.until]
 
     @property
-    def photo_stages(self) -> list[AnyPhotoStage]:
+    def stored_photo_stages(self) -> list[AnyPhotoStage]:
         """The photo stages among those `on_disk`."""
         return [stage for stage in self.request.recipe.photo_stages() if stage.name in self.on_disk]
 
     @property
     def stages_with_images(self) -> list[str]:
-        """The names of those `photo_stages` that keep images."""
-        return [stage.name for stage in self.photo_stages if stage.saves_image]
+        """The names of those `stored_photo_stages` that keep images."""
+        return [stage.name for stage in self.stored_photo_stages if stage.saves_image]
 
     @property
     def dataset_stages(self) -> list[AnyDatasetStage]:
@@ -146,7 +146,7 @@ class BuildPlan:
     @cached_property
     def batches_left(self) -> frozenset[int]:
         """The batches that lack a manifest of some stage on disk."""
-        done = [self.state.stage(stage.name).batches for stage in self.photo_stages]
+        done = [self.state.stage(stage.name).batches for stage in self.stored_photo_stages]
         return frozenset(range(self.batches)) - frozenset.intersection(*done)
 
     # --- Growth ---

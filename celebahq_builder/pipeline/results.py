@@ -30,7 +30,7 @@ class PhotoStatus:
     end: Rejected | Failed | None = None
     """Outcome of a photo that was rejected or failed; None while it is kept."""
     stage: str = ""
-    """The stage on disk that recorded `end`."""
+    """Name of the stage whose manifest holds this outcome."""
     id: str = ""
     batch: int = 0
     image: str = ""
@@ -60,7 +60,7 @@ class PhotoStatuses:
     def __init__(self, run: RunDescription) -> None:
         self.run = run
         self.names = {kind: name for name, kind in record_types(load_stages(run.method)).items()}
-        """Name of the stage whose record has a type."""
+        """Name of a stage by the type of its record."""
         rejected = [outcome.from_json(values) for values in run.rejected_by_table]
         self.by_table = [
             PhotoStatus(*one.key, end=one, stage=TABLE, id=one.face) for one in rejected if isinstance(one, Rejected)
@@ -68,14 +68,14 @@ class PhotoStatuses:
         self.by_key: dict[PhotoKey, PhotoStatus] = {}
 
     def add(self, stage: str, batch: int, result: outcome.Outcome) -> None:
-        """Take note of the outcome of a photo at a stage; for each photo, in the order of the stages."""
+        """Add the outcome of a photo at a stage. For each photo, the stages must come in order."""
         status = self.by_key.setdefault(result.key, PhotoStatus(*result.key, batch=batch, id=result.face))
         if status.end is not None:  # the first one counts
             return
         if not isinstance(result, Kept):
             status.end, status.stage = result, stage
             return
-        # A line repeats the tables of the stages before; a table that is known is not read again.
+        # Each line repeats the tables of earlier stages, so values that are known are not read again.
         if not status.id:
             status.id = read_part(result, "identity", Identity).id
         if stage == self.run.image_stage and "image" in result.record:

@@ -57,7 +57,7 @@ def status_lines(workspace: Workspace) -> Iterator[str]:
 
 
 def _shards(workspace: Workspace, run: RunDescription, state: RunState) -> Iterator[str]:
-    """Yield the shards that are in work, and those that ended before their last batch."""
+    """Yield the shards that are running, and those that ended before their last batch."""
     folders, names = shard_folders(workspace.root), [name for name in run.stages if name in run.photo_stages]
     if not folders or not names:
         return
@@ -74,7 +74,7 @@ def _shards(workspace: Workspace, run: RunDescription, state: RunState) -> Itera
 
 
 def _throughput(run: RunDescription, state: RunState, timings: TimingTotals) -> Iterator[str]:
-    """Yield the throughput of the last command, and the time that is left, of a run whose photos are not all done."""
+    """Yield the throughput of the last command and the time that is left, if photos are left."""
     batches_left = run.batches - min(len(state.stage(name).batches) for name in run.stages if name in run.photo_stages)
     starts = [number for number, (_, photos) in enumerate(timings.batches) if not photos]
     last = timings.batches[starts[-1] :] if starts else []

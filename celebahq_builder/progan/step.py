@@ -154,6 +154,7 @@ class ProGANTrainer:
                     real_loss = label_loss(real_logits, real.labels, self.exclusive_labels)
                     fake_loss = label_loss(fake_logits, drawn.labels, self.exclusive_labels)
                     loss = loss + settings.label_weight * (real_loss + fake_loss)
+                # In several parts, the gradients of the penalty are already added here, and its value has none.
                 penalty = self._penalty(now, real.images, fakes.detach(), drawn.mix, parts, settings.penalty * share)
                 torch.autograd.backward((loss + settings.penalty * penalty) * share)
                 values = (loss, penalty, real_scores.mean(), fake_scores.mean())
@@ -168,7 +169,7 @@ class ProGANTrainer:
         generator_losses = []
         with _frozen(self.parameters[self.discriminator]), self._shared_weights(now):
             for drawn in draws:
-                if not keeps_graph:
+                if not keeps_graph:  # else `fakes` are those of the discriminator's only pass
                     fakes = self._generate(now, drawn.generator_latents, drawn.generator_labels, parts)
                 scores, logits = self._discriminate(now, fakes, noise, parts)
                 loss = GENERATOR_LOSSES[settings.kind](scores)
@@ -206,14 +207,14 @@ class ProGANTrainer:
         draws = []
         for i in range(len(reals)):
             mine = torch.arange(n)[self.context.rank :: self.context.size][i :: len(reals)]
-            copy = self.context.copy_to_device
+            to_device = self.context.copy_to_device
             draws.append(
                 StepRandomness(
-                    copy(latents[mine]),
-                    None if labels is None else copy(labels[mine]),
-                    copy(mix[mine]),
-                    copy(own_latents[mine]),
-                    None if own_labels is None else copy(own_labels[mine]),
+                    to_device(latents[mine]),
+                    None if labels is None else to_device(labels[mine]),
+                    to_device(mix[mine]),
+                    to_device(own_latents[mine]),
+                    None if own_labels is None else to_device(own_labels[mine]),
                 )
             )
         return draws

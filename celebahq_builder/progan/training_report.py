@@ -67,7 +67,7 @@ def outlook(
 
 
 def advice(seconds: float, *, on_cpu: bool) -> list[str]:
-    """Return a sentence about a training that takes so long that it needs another device or recipe, or none."""
+    """Return a list of one sentence if a training is too long for its device or recipe, else an empty list."""
     if seconds > YEAR_S:
         return [
             f"warning: the training is not feasible on this device: it takes about {rough_duration(seconds)}; use "
@@ -92,7 +92,7 @@ def remaining_s(
         images_per_s: speed by level; at least one.
 
     Returns:
-        Seconds by level, of the levels that are not over.
+        Seconds by level, of the levels that are not finished.
     """
     net, schedule = recipe.net, recipe.schedule
     costs = [

@@ -28,8 +28,8 @@ class DegradationSettings:
     quality_max: int = 98
     """Highest JPEG quality."""
     quality_power: float = 1.0
-    """The quality is drawn as the power of a uniform number: 1 draws all qualities equally often, more than 1 draws
-    low qualities more often."""
+    """The quality is `quality_min` + range * u ** `quality_power`, with u uniform in [0, 1): 1 draws all qualities
+    equally often, more than 1 draws low qualities more often."""
     clean_share: float = 0.06
     """Share of images that stay clean, so that the network learns to leave good images unchanged."""
     grey_share: float = 0.06
@@ -44,7 +44,7 @@ class DegradationSettings:
     rescale_share: float = 0.4
     """Share of the images compressed twice that are also scaled down between the compressions."""
     off_grid_share: float = 0.2
-    """Share of images whose patch does not start on the block grid of the last compression."""
+    """Share of images whose patch does not start on the block grid of the last compression. The others start on it."""
     sampling_shares: tuple[float, float, float] = (0.65, 0.1, 0.25)
     """Shares of 4:2:0, 4:2:2 and 4:4:4 chroma subsampling."""
 

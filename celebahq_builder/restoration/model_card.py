@@ -120,7 +120,7 @@ def _figure(row: object, where: str) -> Figure:
 # --- Cards ------------------------------------------------------------------------------------------------------
 
 MANUAL_SECTION = "## What it cannot do"
-"""Heading from which on a card is written by hand. A new card keeps this part."""
+"""Text from this heading on is written by hand. A new card keeps it."""
 
 _INPUT_OUTPUT = {
     "autoencoder": "RGB photo of any size, [0, 1]; the same photo without compression artefacts",
@@ -276,7 +276,7 @@ def _table(figures: Sequence[Figure]) -> Iterator[str]:
             cells.append(", ".join(part for part in (f"{figure.goal}{unit}", figure.verdict) if part))
         yield f"| {' | '.join(map(_cell, cells))} |"
     if any(figure.verdict == "MISSED" for figure in figures):
-        yield from ("", "The rows marked missed are goals that these weights do not reach.")
+        yield from ("", "These weights do not reach the goals of the rows marked MISSED.")
 
 
 def _cell(text: str) -> str:

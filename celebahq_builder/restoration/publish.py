@@ -101,7 +101,7 @@ def export(
     _check_entry(name, files, replace)
     # --- Contents of the three files
     tensors = _as_float16(trained.tensors, run) if half else trained.tensors
-    weights = save(tensors, {"step": str(trained.step)})  # the order of several keys would be random
+    weights = save(tensors, {"step": str(trained.step)})  # one key only: safetensors writes several in random order
     entry = RegistryEntry(
         file=files.weights.name,
         sha256=sha256(weights),
@@ -145,7 +145,7 @@ def _as_float16(tensors: Mapping[str, Tensor], run: Path) -> dict[str, Tensor]:
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     if name := nonfinite_tensor(halves):
         raise WeightsError(
-            f"{run}: {name} has the absolute value {tensors[name].abs().max().item():.6g}, float16 holds up to "
+            f"{run}: {name} has the absolute value {tensors[name].abs().max().item():.6g}; float16 holds up to "
             f"{torch.finfo(torch.float16).max:g}; export without `half`"
         )
     return halves
@@ -229,7 +229,7 @@ def _update(table: Any, values: Mapping[str, object]) -> None:
 
 
 def _remove_tail(table: Any) -> list[Item]:
-    """Remove the comments behind the last key of a table, which are about the next table, and return them."""
+    """Remove the comments after the last key of a table, which belong to the next table, and return them."""
     tail: list[Item] = []
     while isinstance(table, Table) and table.value.body and table.value.body[-1][0] is None:
         tail.insert(0, table.value.body.pop()[1])

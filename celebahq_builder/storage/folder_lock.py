@@ -7,9 +7,9 @@ refuses it and changes nothing.
 On a network file system, `flock` may be missing, or may hold for the processes of one machine only. Two rules decide:
 
 - On one machine, `flock` decides. It ends with its process, however the process ends.
-- Between machines, the holder's line decides. The holder touches the file every `BEAT_S`. A line counts until its last
-  sign of life is older than `STALE_S`, by the clock of the file server. A process that replaces a line first creates a
-  claim, ``.celebahq-lock.ID``: the name depends on the line, and the file can be created only once.
+- Between machines, the holder's line decides. The holder touches the file every `BEAT_S`, and counts as alive for
+  `STALE_S` after that, by the clock of the file server. A process that replaces a line first creates a claim,
+  ``.celebahq-lock.ID``: the name depends on the line, and the file can be created only once.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ BEAT_S = 15.0
 """Interval at which a holder touches its lock file."""
 
 STALE_S = 120.0
-"""Age of the last sign of life from which a holder on another machine counts as dead."""
+"""A holder on another machine that has not touched its file for this time counts as dead."""
 
 RETRY_S = 0.2
 """Pause before a lock is tried again."""
 
 SETTLE_S = 10.0
-"""Time in which a process that has just taken a lock writes its line."""
+"""A process that has taken the `flock` must write its line within this time."""
 
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 """Errors of `flock` for a lock that another process holds; any other error means that the file system has no such
@@ -299,7 +299,7 @@ class _Attempt:
             while True:
                 line = _fresh_line(self.path)
                 if (not line or self._is_over(self.path, line)) and self._create_claim(line):
-                    # A claim is worth nothing if the line was replaced before the claim was made.
+                    # The claim is invalid if the line was replaced before the claim was made.
                     if _fresh_line(self.path) == line:
                         return
                     self.delete_claims()
@@ -339,7 +339,7 @@ class _Attempt:
         self.claims = []
 
     def _is_over(self, path: Path, line: bytes) -> bool:
-        """Return whether the process of a line is dead; wait a moment if it may be; raise WorkspaceLocked if it is not.
+        """Return whether the process of a line is dead; raise WorkspaceLocked if it lives. If unknown, wait a moment.
 
         The path is that of the lock file, or of a claim, whose line may be empty.
         """

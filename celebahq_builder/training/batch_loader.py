@@ -18,7 +18,7 @@ Batch = TypeVar("Batch")
 AHEAD_BATCHES = 2
 """Batches that a worker draws ahead of the training."""
 
-END_S = 10.0
+EXIT_WAIT_S = 10.0
 """Time within which a worker ends after it has closed its connection."""
 
 
@@ -26,7 +26,7 @@ def draw_batches(draw_batch: Callable[[int], Batch], steps: range, workers: int)
     """Yield the batches of some steps, drawn in worker processes; `close` ends them.
 
     Threads would block each other and the training, because of Python's global lock. torch's DataLoader is not used:
-    after a worker was killed, it raises its error at any point of the main thread, also in later code.
+    after a worker was killed, its signal handler can raise an error anywhere in the main thread, also in later code.
 
     Args:
         draw_batch: returns the batch of a step. The workers are forks of this process, so they share its photos.
@@ -86,7 +86,7 @@ class _Worker(Generic[Batch]):
             raise self._error(error) from None
 
     def receive(self) -> Batch:
-        """Return the batch of the first step that was requested and not received; its tensors are in shared memory."""
+        """Return the batch of the oldest requested step; its tensors are in shared memory."""
         try:
             batch: Batch | CelebAHQError = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -103,7 +103,7 @@ class _Worker(Generic[Batch]):
 
     def _error(self, error: Exception) -> Exception:
         """Return the error of a worker whose connection failed with `error`."""
-        self.process.join(END_S)
+        self.process.join(EXIT_WAIT_S)
         code = self.process.exitcode
         if code is None:
             return error

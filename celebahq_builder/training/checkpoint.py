@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "celebahq-checkpoint-1"
 
-KEPT = 2
+RECENT_KEPT = 2
 """Checkpoints that are kept in addition to the last one of each stage."""
 
 NAME = re.compile(r"checkpoint-(\d{9})(?:-(\w+))?\.pt")
@@ -42,7 +42,7 @@ StateDict = dict[str, Any]
 
 
 VALUES_MAX = 1_000_000
-"""Values of a checkpoint; the largest network has some thousand tensors."""
+"""Largest number of values of a checkpoint; the largest network has some thousand tensors."""
 
 ITEM_BYTES = {
     **dict.fromkeys(("DoubleStorage", "LongStorage"), 8),
@@ -130,8 +130,8 @@ def read_checkpoint(path: Path, *, verify: bool = True) -> Checkpoint:
 class _Layout(pickle.Unpickler):
     """Reads the structure of a checkpoint with tensors on the device ``meta``.
 
-    `torch.load` checks which functions a pickle calls, but not the sizes that it passes to them: a file of some kB
-    could take all memory, or read beyond its records.
+    `torch.load` checks which functions a pickle calls, but not their arguments. A file of some kB could claim a huge
+    tensor, or read beyond its records.
 
     Args:
         data: the pickle.
@@ -172,7 +172,7 @@ class _Layout(pickle.Unpickler):
 
 
 def _check_layout(path: Path) -> None:
-    """Refuse a file whose contents would take more memory or time than its size allows."""
+    """Refuse a file whose contents would take more memory or time than a file of its size needs."""
     file_bytes = path.stat().st_size
     if not path.is_file() or file_bytes > MAX_CHECKPOINT_BYTES:
         raise DamagedCheckpoint(f"it is no regular file, or larger than {MAX_CHECKPOINT_BYTES} bytes")
@@ -188,14 +188,14 @@ def _check_layout(path: Path) -> None:
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name == "LONG_BINPUT" and isinstance(argument, int) and argument > len(data):
             raise DamagedCheckpoint("its structure names an object out of range")
-    left: list[object] = [_Layout(data, records).load()]
+    pending: list[object] = [_Layout(data, records).load()]
     values, tensor_bytes = 0, 0
-    while left:
-        value = left.pop()
+    while pending:
+        value = pending.pop()
         values += 1
         tensor_bytes += value.nbytes if isinstance(value, Tensor) else 0
-        left += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-        if values + len(left) > VALUES_MAX or tensor_bytes > file_bytes:
+        pending += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+        if values + len(pending) > VALUES_MAX or tensor_bytes > file_bytes:
             raise DamagedCheckpoint("its values repeat without end")
 
 
@@ -330,7 +330,7 @@ def superseded(names: Sequence[str]) -> list[str]:
     """
     known = sorted(name for name in names if NAME.fullmatch(name))
     last_of_stage = {match[2]: name for name in known if (match := NAME.fullmatch(name))}
-    kept = {*known[-KEPT:], *last_of_stage.values()}
+    kept = {*known[-RECENT_KEPT:], *last_of_stage.values()}
     return [name for name in known if name not in kept]
 
 

@@ -25,8 +25,8 @@ PHOTO_LIMIT = "the limit for training photos"
 """Name of the largest number of pixels, for messages."""
 
 PARAMETERS_MAX = MAX_CHECKPOINT_BYTES // 16
-"""Parameters of all networks of a training. A checkpoint holds up to four float32 values of each: the parameter, its
-average, and two moments of Adam."""
+"""Largest number of parameters of all networks of a training. A checkpoint holds up to four float32 values of each: the
+parameter, its average, and two moments of Adam."""
 
 Batch = TypeVar("Batch")
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class Photos:
 def split(photos: Sequence[T], held_out: int) -> tuple[list[T], list[T]]:
     """Return training photos and held-out photos.
 
-    Every k-th photo is held out, with k = photos // `held_out`, so the split is not random.
+    The split is deterministic: every k-th photo is held out, with k = photos // `held_out`.
 
     >>> split("abcdef", 2)
     (['b', 'c', 'e', 'f'], ['a', 'd'])

@@ -40,7 +40,7 @@ class TrainedWeights(Generic[Recipe]):
     """Number of training steps."""
     recipe: Recipe
     command: str
-    """Command line that trains the weights again."""
+    """Command line of the training."""
     photos: str
     """Number of training photos as text: ``300 photos, 8 held out``."""
 

@@ -195,7 +195,7 @@ def test_files_that_are_no_network(tmp_path: Path) -> None:
 def test_files_that_would_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "net.pth"
     torch.save({**tensors(partial(compact, 2)), "body.0.weight": torch.zeros(1).expand(1 << 40)}, path)
-    assert "announce more values than the file holds" in refusal(f"file:{path}")
+    assert "claim more values than the file holds" in refusal(f"file:{path}")
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("net/data.pkl", bytes(1 << 20))
     assert "is damaged: its archive is compressed" in refusal(f"file:{path}")

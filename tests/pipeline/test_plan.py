@@ -172,7 +172,7 @@ def test_a_shorter_run_counts_what_is_complete_beyond_it() -> None:
     lacks = replace(stages["score"], batches=frozenset({0, 1, 2}))
     plan = planned(replace(complete, stages={**stages, "score": lacks}), until="align")
     assert (plan.until, plan.on_disk) == ("align", ["align"])
-    assert [stage.name for stage in plan.photo_stages] == ["align"]
+    assert [stage.name for stage in plan.stored_photo_stages] == ["align"]
     assert plan.dataset_stages == []
     assert planned(begun).batches_left == set()
     assert planned(replace(complete, stages={**stages, "score": lacks})).batches_left == {3}

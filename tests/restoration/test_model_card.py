@@ -81,7 +81,7 @@ def test_scores_of_a_benchmark(tmp_path: Path) -> None:
     }
     expected = (
         "| figure | value | goal |\n|---|---|---|\n| LIVE1 (29), JPEG 10: mean gain | 1.1 dB | >= 1.2 dB, MISSED |\n"
-        "| JPEG 20 | 1.3 dB | >= 1.2 dB, met |\n| texture | 7 |  |\n\nThe rows marked missed "
+        "| JPEG 20 | 1.3 dB | >= 1.2 dB, met |\n| texture | 7 |  |\n\nThese weights do not "
     )
     assert expected in (tmp_path / "to" / "mine.md").read_text()
 

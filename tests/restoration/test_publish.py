@@ -281,7 +281,7 @@ def test_values_that_do_not_fit_into_float16(value: float, fits: bool, tmp_path:
         export(source, "mine", tmp_path / "to", **TEXTS, half=True)
         assert load_network("mine", folder=tmp_path / "to").state_dict()["head.weight"].abs().max() == 65504
         return
-    message = rf"run: head\.weight has the absolute value {abs(value):.6g}, float16 holds up to 65504; export without"
+    message = rf"run: head\.weight has the absolute value {abs(value):.6g}; float16 holds up to 65504; export without"
     with pytest.raises(WeightsError, match=message) as caught:
         export(source, "mine", tmp_path / "to", **TEXTS, half=True)
     assert "\n" not in str(caught.value)

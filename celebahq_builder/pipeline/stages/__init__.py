@@ -1,6 +1,6 @@
 """The stages of a build, in the order in which a photo passes them.
 
-A stage is a class in a file of this folder. `METHODS` lists each by its name, as ``file.Class``. Recipes, the command
+A stage is a class in a file of this folder. `METHODS` lists each by its `name`, as ``file.Class``. Recipes, the command
 line, workers, fingerprints, manifests and the report follow from these lists.
 """
 
@@ -48,4 +48,6 @@ def stage_names() -> tuple[str, ...]:
 def load_stages(method: str) -> tuple[AnyStage, ...]:
     """Import the stages of a method and return them in order."""
     parts = (reference.split(".") for reference in METHODS[method].values())
-    return tuple(getattr(import_module(f"{__name__}.{module}"), name)() for module, name in parts)
+    stages = tuple(getattr(import_module(f"{__name__}.{module}"), name)() for module, name in parts)
+    assert tuple(stage.name for stage in stages) == tuple(METHODS[method]), "a key of METHODS is not the stage's name"
+    return stages

@@ -19,7 +19,8 @@ from celebahq_builder.sources.photo import Photo, is_mirrored
 from celebahq_builder.storage import sha256
 
 GRID_PX = 16
-"""Cuts start on multiples of JPEG's largest block, so that the denoiser meets blocks where it expects them."""
+"""Cuts start on multiples of JPEG's largest block, so that blocks begin at the edge of a cut, as in the training of the
+denoiser."""
 
 
 @dataclass(frozen=True)
