@@ -74,8 +74,12 @@ class TrainingError(CelebAHQError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the message of an error, or its type if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    r"""Return the first line of the message of an error that is not blank, or the type of the error if there is none.
+
+    >>> first_line(ValueError("\n\nbad\nvalue")), first_line(ValueError())
+    ('bad', 'ValueError')
+    """
+    return next(filter(str.strip, str(error).splitlines()), type(error).__name__)
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -159,7 +159,8 @@ class ImageSource(Protocol):
 def check_evaluation(source: ImageSource, reference: ImageSource | None, protocol: EvaluationProtocol) -> None:
     """Raise a FormatError unless a source can be evaluated by a protocol.
 
-    Errors are: sides of different size or channels, images that are too small or too few, a missing reference.
+    The error is that both sides differ in size or channels, that images are too small or too few, or that there is no
+    reference.
     """
     r = source.resolution
     if reference is not None and r != reference.resolution:

@@ -300,7 +300,7 @@ KINDS_SHOWN = 4
 
 
 def _mixture(kinds: Counter[_Kind]) -> str:
-    """Describe a set that mixes kinds of images, such as photos and masks, which resizing would not separate; or ""."""
+    """Describe a set that mixes kinds of images, such as photos and masks; empty for one kind in several sizes."""
     few_sizes = len({kind.size for kind in kinds}) <= KINDS_SHOWN
     if _decides(kinds, "folder", "colours") or (few_sizes and _decides(kinds, "folder", "size")):
         key, remedy = "folder", "give one of these folders (unpack an archive first)"

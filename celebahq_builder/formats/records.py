@@ -296,7 +296,7 @@ def from_records(records: Iterable[Record], where: Path) -> Metadata:
         if len(values) > COLUMNS_MAX:
             raise FormatError(
                 f"{where}: images 0 to {count} have {len(values)} different keys, expected at most {COLUMNS_MAX}; "
-                "remove some, or keep what has many names under one key"
+                "remove some, or put them into one object under one key"
             )
         for column in values.values():
             column += [None] * (count + 1 - len(column))

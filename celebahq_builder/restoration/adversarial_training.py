@@ -115,7 +115,8 @@ class AdversarialRecipe(TrainingRecipe):
     """Channels of the discriminator's first layer."""
     area_share: float = 0.0
     """Share of batches whose inputs are reduced by an area filter, the mean of 4x4 px, in place of an antialiased
-    bicubic filter. Many photos on the web were reduced like this; their detail is stronger, and has jagged lines."""
+    bicubic filter. Many photos on the web were reduced like this; their detail is stronger, and has jagged lines. The
+    denoiser cleans these inputs, also if they are not compressed."""
     chain: ChainSettings = field(default_factory=ChainSettings)
 
     def __post_init__(self) -> None:

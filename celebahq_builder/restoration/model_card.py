@@ -259,8 +259,12 @@ def _degradation(recipe: AnyRecipe) -> Iterator[str]:
         yield from (f"{share:.0%} {what}" for what, share in shares.items() if share)
         return
     yield "downscaling by 4 with an antialiased bicubic filter"
-    if isinstance(recipe, AdversarialRecipe) and recipe.chain.share:
-        chain = recipe.chain
+    if not isinstance(recipe, AdversarialRecipe):
+        return
+    chain = recipe.chain
+    if recipe.area_share:
+        yield f"in {recipe.area_share:.0%} of the batches with an area filter instead, cleaned by `{chain.weights}`"
+    if chain.share:
         quality = f"JPEG quality {chain.quality_min} to {chain.quality_max}"
         yield f"in {chain.share:.0%} of the batches also {quality}, cleaned by `{chain.weights}`"
 

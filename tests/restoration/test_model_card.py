@@ -50,6 +50,11 @@ def test_model_card_of_an_upscaler(tmp_path: Path) -> None:
     assert made.setting == "upscale.weights"
     assert "| started from | `upscaler-psnr` |" in text
     assert "in 50% of the batches also JPEG quality 40 to 95, cleaned by `denoiser` |" in text
+    assert "area filter" not in text
+    recipe = json.loads(recipe_json("upscale-adversarially")) | {"area_share": 0.25}
+    by_area = trained(tmp_path / "by-area", "upscale", recipe=json.dumps(recipe))
+    text = export(by_area, "by-area", tmp_path / "to", **TEXTS).card.read_text()
+    assert "; in 25% of the batches with an area filter instead, cleaned by `denoiser`; in 50%" in text
     assert "four times its width" in text
 
 
