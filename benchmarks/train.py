@@ -154,13 +154,13 @@ def measured(progan: ProGANTrainer, point: SchedulePoint, seconds: float) -> tup
 def _steps(progan: ProGANTrainer, point: SchedulePoint, reals: list[Microbatch], seconds: float) -> float:
     """Return the images per second of as many steps as fit the time, at least one."""
     device, steps, count = progan.context.device, 0, 1
-    synchronise(device)
+    synchronize(device)
     began_s = time.perf_counter()
     while True:
         for _ in range(count):
             progan.step(steps, point, reals)
             steps += 1
-        synchronise(device)
+        synchronize(device)
         took_s = time.perf_counter() - began_s
         if took_s >= seconds:
             return steps * point.minibatch / took_s
@@ -197,7 +197,7 @@ def projected_s(recipe: ProGANRecipe, levels: list[int], rate: dict[tuple[int, b
     return total_s
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait for a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -45,7 +45,7 @@ def fatal_error(error: Exception, device: torch.device, where: str) -> Workspace
 
     Args:
         error: any exception but a `CelebAHQError`.
-        device: where it happened. A CUDA device is synchronised, because some libraries report its failure in words
+        device: where it happened. A CUDA device is synchronized, because some libraries report its failure in words
             of their own.
         where: photo and stage, for the message.
     """

@@ -74,7 +74,7 @@ class QualityScore:
     symmetry: float
     """Uniformity of the energy over each ring of frequencies: 1 if it is as random as that of noise."""
     purity: float
-    """Depth to which the tail of the spectrum falls; noise, quantisation and hard steps raise the tail."""
+    """Depth to which the tail of the spectrum falls; noise, quantization and hard steps raise the tail."""
     blockfree: float
     """1 if edges lie anywhere, 0 if they favour the lines of a grid, such as those of JPEG's blocks."""
 

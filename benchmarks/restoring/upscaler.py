@@ -37,7 +37,7 @@ ABOVE_BICUBIC_DB = {
 }
 TEXTURE_SHARE = 0.35
 """Largest sliced Wasserstein distance of the finest Laplacian level, as a share of upscaler-psnr's. This goal and the
-next one are for networks with noise, which synthesise texture."""
+next one are for networks with noise, which synthesize texture."""
 
 SPECTRUM_DB = 4.0
 """Largest error of the radial log power spectrum."""
@@ -46,7 +46,7 @@ COLOUR = 0.5
 """Largest shift of the mean colour from the input's, grey levels; a goal of the bundled networks."""
 
 LATTICE = 0.04
-"""Largest autocorrelation at 4 px above that of the true image, for faces; a goal of networks that synthesise texture.
+"""Largest autocorrelation at 4 px above that of the true image, for faces; a goal of networks that synthesize texture.
 The first bundled upscaler-gan had 0.07 and 0.09."""
 
 FACE_PX, FACE_QUALITY = 256, 90
@@ -87,7 +87,7 @@ def upscaler_rows(nets: dict[str, Network], data: Path) -> list[Row]:
     }
     ways: dict[str, Callable[[Pixels], Tensor]] = {"bicubic": _bicubic}
     ways |= {name: lambda low, net=net: restore(net, low) for name, net in nets.items()}  # type: ignore[misc]
-    synthesising = {name for name, net in nets.items() if isinstance(net, SRGenerator) and net.noise is not None}
+    synthesizing = {name for name, net in nets.items() if isinstance(net, SRGenerator) and net.noise is not None}
     rows = []
     for set_name, pairs in sets.items():
         found = {way: _measure(enlarge, pairs) for way, enlarge in ways.items()}
@@ -100,7 +100,7 @@ def upscaler_rows(nets: dict[str, Network], data: Path) -> list[Row]:
                 rows.append(Row(f"{title}: above bicubic", above, "dB", ABOVE_BICUBIC_DB[way, set_name]))
             if set_name == "Set5":
                 continue
-            is_gan = way in synthesising
+            is_gan = way in synthesizing
             limit = SPECTRUM_DB if is_gan else None
             rows.append(Row(f"{title}: error of spectrum", float(np.mean(figures.spectrum_db)), "dB", at_most=limit))
             rows.append(Row(f"{title}: SWD of finest level", figures.texture, "x 1e-3"))

@@ -92,7 +92,7 @@ def export(file: Path, out: Path, workers: int | None, **asked: Any) -> None:
     *("--from", "format"),
     choices=["images", "stylegan-zip", "tfrecord", "webdataset", "parquet", "hdf5", "cifar10", "mnist", "lsun"],
     metavar="FORMAT",
-    help="Format of PATH, one of the list above; by default it is recognised.",
+    help="Format of PATH, one of the list above; by default it is recognized.",
 )
 @click.option(
     "--resize",

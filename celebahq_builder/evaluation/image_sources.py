@@ -16,7 +16,7 @@ from celebahq_builder.errors import FormatError
 from celebahq_builder.evaluation.features import Features
 from celebahq_builder.evaluation.protocol import ImageSource
 from celebahq_builder.evaluation.result import Number
-from celebahq_builder.formats import find_format, recognise
+from celebahq_builder.formats import find_format, recognize
 from celebahq_builder.formats.image_file import SizeError
 from celebahq_builder.hdf5.chunks import LevelReader
 from celebahq_builder.hdf5.reader import content_sha256, open_pyramid
@@ -118,7 +118,7 @@ def data_set_format(path: Path) -> str:
     Raises:
         FormatError: the path does not exist or has an unknown format.
     """
-    return recognise(path, "give an HDF5 file, a folder or a zip of images, or a generator")
+    return recognize(path, "give an HDF5 file, a folder or a zip of images, or a generator")
 
 
 def check_resolution(where: str, resolution: int, wanted: int | None) -> None:

@@ -33,7 +33,7 @@ write so many per ``shard``, compress them by ``png_level``, or lossily as ``ima
 
 @dataclass(frozen=True)
 class Format:
-    """A data set format: how it is recognised, read and written."""
+    """A data set format: how it is recognized, read and written."""
 
     name: str
     read: Callable[..., DataSet]
@@ -43,8 +43,8 @@ class Format:
     written, then the number of each further step. None for formats that are only read."""
     names: tuple[str, ...] = ()
     """Patterns (`fnmatch`) for the name of a file of this format, or of an entry of a folder of this format."""
-    recognise: Callable[[Path], bool] | None = None
-    """Recognises a file or folder by more than names."""
+    recognize: Callable[[Path], bool] | None = None
+    """Recognizes a file or folder by more than names."""
     beside_images: bool = True
     """True if a folder that also holds image files can be of this format."""
     options: tuple[Option, ...] = ()
@@ -110,17 +110,17 @@ def find_format(name: str) -> Format:
     return load_formats()[name]
 
 
-def recognise(path: Path, remedy: str = "give a folder of images, or its `format`") -> str:
+def recognize(path: Path, remedy: str = "give a folder of images, or its `format`") -> str:
     """Return the name of the format that a file or folder has.
 
     A folder that holds a file of a format that may have image files beside it is of this format. Otherwise, the
     contents decide, and then the names.
 
     Args:
-        remedy: what the user can do if no format is recognised, for the error.
+        remedy: what the user can do if no format is recognized, for the error.
 
     Raises:
-        FormatError: the path does not exist, cannot be read, is empty, or no format is recognised.
+        FormatError: the path does not exist, cannot be read, is empty, or no format is recognized.
     """
     if not path.exists():
         raise FormatError(f"{path} does not exist")
@@ -128,7 +128,7 @@ def recognise(path: Path, remedy: str = "give a folder of images, or its `format
         entries = [one.name for one in path.iterdir()] if path.is_dir() else [path.name]
         by_name = [one for one in load_formats().values() if any(fnmatch.filter(entries, name) for name in one.names)]
         certain = [one for one in by_name if path.is_dir() and one.beside_images]
-        by_contents = (one for one in load_formats().values() if one.recognise and one.recognise(path))
+        by_contents = (one for one in load_formats().values() if one.recognize and one.recognize(path))
         found = next(iter(certain), None) or next(by_contents, None) or next(iter(by_name), None)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror}") from None

@@ -334,4 +334,4 @@ def _is_archive(path: Path) -> bool:
     return path.is_file() and "cifar" in path.name and path.suffix in (".gz", ".tgz")
 
 
-FORMAT = Format("cifar10", read, names=("cifar-10-batches*", "data_batch_*"), recognise=_is_archive)
+FORMAT = Format("cifar10", read, names=("cifar-10-batches*", "data_batch_*"), recognize=_is_archive)

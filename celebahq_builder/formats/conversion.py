@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from celebahq_builder import __version__
 from celebahq_builder.errors import FormatError, RecipeError, printable
-from celebahq_builder.formats import Option, find_format, load_formats, recognise
+from celebahq_builder.formats import Option, find_format, load_formats, recognize
 from celebahq_builder.formats.export_job import ExportJob
 from celebahq_builder.formats.hdf5 import LevelImageSet
 from celebahq_builder.hdf5.codecs import codec
@@ -145,7 +145,7 @@ def import_images(
     Args:
         path: data set, a file or folder.
         out: HDF5 file to create.
-        format: name of the format; None recognises it.
+        format: name of the format; None recognizes it.
         resize: side length in px to which images are cropped and resized, for formats with images of any size.
         crop: ``celeba`` cuts 128x128 px around (89, 121) out of CelebA's aligned images of 178x218 px, as the ProGAN
             authors did, and takes CelebA's attributes and splits from the tables beside them.
@@ -164,7 +164,7 @@ def import_images(
     check_free(out)
     if crop is not None and path.is_file():
         raise FormatError(f"{path} is not a folder; `crop` takes a folder of images: unpack an archive first")
-    name = format or recognise(path)
+    name = format or recognize(path)
     left_out = () if skip is None else _read_names(Path(skip))
     source = find_format(name).open(path, resize, left_out, split, crop)
     images = _first_images(source, source.count if limit is None else min(limit, source.count))

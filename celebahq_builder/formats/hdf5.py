@@ -160,4 +160,4 @@ def read(path: Path) -> DataSet:
     )
 
 
-FORMAT = Format("hdf5", read, recognise=_is_hdf5)
+FORMAT = Format("hdf5", read, recognize=_is_hdf5)

@@ -183,5 +183,5 @@ def _holds_images(path: Path) -> bool:
 
 
 FORMAT = Format(
-    "images", read, write, recognise=_holds_images, options=("resize", "crop", "png_level", "image_format", "quality")
+    "images", read, write, recognize=_holds_images, options=("resize", "crop", "png_level", "image_format", "quality")
 )

@@ -144,7 +144,7 @@ def _parse_columns(table: Table, class_names: tuple[str, ...], where: Path) -> D
         for name, column in table.items()
         if name not in arrays
     }
-    if "sha256" in rest and "file" in arrays:  # so that it is recognised as ours or not by the other column
+    if "sha256" in rest and "file" in arrays:  # so that it is recognized as ours or not by the other column
         rest["file"] = list(map(str, arrays.pop("file")))
     rows = (dict(zip(rest, row, strict=True)) for row in zip(*rest.values(), strict=True))
     described = parse_records(rows, where)

@@ -261,4 +261,4 @@ def _is_zip(path: Path) -> bool:
     return path.is_file() and (path.suffix == ".zip" or zipfile.is_zipfile(path))
 
 
-FORMAT = Format("stylegan-zip", read, write, recognise=_is_zip, options=("resize", "png_level"), target_suffix=".zip")
+FORMAT = Format("stylegan-zip", read, write, recognize=_is_zip, options=("resize", "png_level"), target_suffix=".zip")

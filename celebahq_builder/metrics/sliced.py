@@ -79,7 +79,7 @@ class StreamingSlicedWasserstein:
     Args:
         directions: unit vectors, float32 [D, K].
         moments: for each set, the mean and standard deviation of each component, float64 [D] each, the latter above 0.
-            Points are normalised by them.
+            Points are normalized by them.
 
     Examples:
         >>> points = torch.arange(8.0).view(4, 2)
@@ -96,7 +96,7 @@ class StreamingSlicedWasserstein:
         self, directions: Tensor, moments: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]], device: torch.device
     ) -> None:
         self._weights, self._shifts = [], []
-        for mean, deviation in moments:  # normalising the directions is cheaper than normalising the points
+        for mean, deviation in moments:  # normalizing the directions is cheaper than normalizing the points
             weights = directions.double().cpu() / deviation.cpu()[:, None]
             self._weights.append(weights.T.float().contiguous().to(device))
             self._shifts.append(-(mean.cpu() @ weights).float()[:, None].to(device))
@@ -111,7 +111,7 @@ class StreamingSlicedWasserstein:
 
         Args:
             side: 0 for the first set, 1 for the second.
-            points: float32 [M, D], not normalised.
+            points: float32 [M, D], not normalized.
         """
         self._points[side] += len(points)
         if points.device.type != "cpu":

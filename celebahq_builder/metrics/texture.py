@@ -50,8 +50,8 @@ def random_patches(level: Tensor, rng: np.random.Generator, count: int = PATCHES
     return windows[image, :, tops, lefts].flatten(0, 1)
 
 
-def normalise_patches(patches: Tensor, reference: Tensor) -> Tensor:
-    """Normalise patches by the mean and standard deviation of each channel of the reference.
+def normalize_patches(patches: Tensor, reference: Tensor) -> Tensor:
+    """Normalize patches by the mean and standard deviation of each channel of the reference.
 
     Shapes: [M, C, 7, 7] each -> vectors [M, 49 C].
     """
@@ -149,7 +149,7 @@ def texture_distance(
     """Return the sliced Wasserstein distance of the finest Laplacian level between restored and true images.
 
     Unlike the distance between data sets, patches come from the same positions on both sides, and both sides are
-    normalised by the true patches, so that a lack of texture increases the distance.
+    normalized by the true patches, so that a lack of texture increases the distance.
 
     Args:
         results: restored images [C, H, W] of any sizes, float or uint8 in one range.
@@ -165,7 +165,7 @@ def texture_distance(
         rng = np.random.default_rng(seed)
         levels = (laplacian_level(image[None].float()) for image in images)
         drawn.append(torch.cat([random_patches(level, rng, patches) for level in levels]))
-    true, restored = (normalise_patches(some, reference=drawn[0]) for some in drawn)
+    true, restored = (normalize_patches(some, reference=drawn[0]) for some in drawn)
     return sliced_wasserstein(restored, true, random_directions(true.shape[1], np.random.default_rng(seed)))
 
 

@@ -53,9 +53,9 @@ class Architecture:
     channels_max: int = 512
     """Channels at resolution r: 2 channels_base / r, at most channels_max."""
     pixel_norm: bool = True
-    """Normalise the feature vector of each pixel in the generator (section 4.2), and the latents."""
+    """Normalize the feature vector of each pixel in the generator (section 4.2), and the latents."""
     batch_norm: bool = False
-    """Normalise every 3x3 convolution: batch normalisation in the generator, layer normalisation in the discriminator,
+    """Normalize every 3x3 convolution: batch normalization in the generator, layer normalization in the discriminator,
     as in the baseline of the paper (Gulrajani et al. 2017). It excludes `pixel_norm`."""
     equalized: bool = True
     """Equalize the learning rate (section 4.1)."""
@@ -102,7 +102,7 @@ GAIN = math.sqrt(2)
 class EqualizedLayer(nn.Module):
     """Weights drawn from N(0, 1) that are multiplied by gain / sqrt(fan in) at run time.
 
-    All weights then have the same dynamic range and, with an optimiser that normalises gradients as Adam does, the same
+    All weights then have the same dynamic range and, with an optimizer that normalizes gradients as Adam does, the same
     speed of learning (Karras et al. 2018, section 4.1). With `equalized` false the initial weights contain the factor
     instead (He et al. 2015). Biases start at zero and are not scaled.
     """
@@ -174,7 +174,7 @@ class GeneratorNetwork(nn.Module):
 
     Shapes: latents [N, latent] and, if the architecture has labels, labels [N, labels] -> images [N, colours, r, r],
     r = 2^level. Float; latents are drawn from N(0, 1); images of a trained network are in [-1, 1] and are not clipped.
-    With batch normalisation, an image is independent of its minibatch only in `eval` mode.
+    With batch normalization, an image is independent of its minibatch only in `eval` mode.
 
     Examples:
         >>> generator = GeneratorNetwork(Architecture(resolution=16, channels_base=64, latent=8))
@@ -213,8 +213,8 @@ class GeneratorNetwork(nn.Module):
         if (labels is not None) != bool(a.labels):
             raise ValueError(f"the network takes {a.labels} labels, got {'none' if labels is None else labels.shape}")
         x = latents if labels is None else torch.cat([latents, labels.to(latents)], dim=1)
-        x = self.dense(self._normalised(x)).view(len(x), -1, 4, 4)
-        x = self._normalised(_rectified(x, a.leaky))
+        x = self.dense(self._normalized(x)).view(len(x), -1, 4, 4)
+        x = self._normalized(_rectified(x, a.leaky))
         if x.device.type == "cuda":
             x = x.contiguous(memory_format=torch.channels_last)
         before = x
@@ -223,14 +223,14 @@ class GeneratorNetwork(nn.Module):
             if index:
                 x = upsample(x)
             for convolution, norm in _layers(self.blocks, self.norms, index):
-                x = self._normalised(_rectified(norm(convolution(x)), a.leaky))
+                x = self._normalized(_rectified(norm(convolution(x)), a.leaky))
         image: Tensor = self.to_rgb[level - LEVEL_MIN](x)
         if alpha < 1 and level > LEVEL_MIN:
             old = upsample(self.to_rgb[level - LEVEL_MIN - 1](before))
             image = torch.lerp(old, image, alpha)
         return image
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
         return pixel_norm(x) if self.architecture.pixel_norm else x
 
     def active(self, level: int, alpha: float = 1.0) -> Iterator[tuple[str, nn.Parameter]]:
@@ -407,7 +407,7 @@ def _check(architecture: Architecture, level: int) -> None:
 
 
 def _layers(blocks: nn.ModuleList, norms: nn.ModuleList, index: int) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Yield the convolutions of a level, each with its normalisation."""
+    """Yield the convolutions of a level, each with its normalization."""
     return zip(blocks[index].children(), norms[index].children(), strict=True)
 
 

@@ -24,7 +24,7 @@ _STEP, _MIX1, _MIX2 = 0x1E3779B97F4A7C15, 0x3F58476D1CE4E5B9, 0x14D049BB133111EB
 def hash_noise(photos: Tensor, channels: int) -> Tensor:
     """Return uniform noise of mean 0 and variance 1 that is a hash of each pixel's 3x3 neighbourhood.
 
-    A network that synthesises texture needs a random input, or it repeats a few patterns (StyleGAN adds noise for the
+    A network that synthesizes texture needs a random input, or it repeats a few patterns (StyleGAN adds noise for the
     same reason: Karras et al. 2019, section 3.2). Hashed noise needs neither a seed nor a position: tiles of a photo
     meet without a seam, and batches, workers and devices change nothing. Where a photo has one colour, the noise is
     constant.
@@ -98,11 +98,11 @@ def bicubic_filters(scale: int) -> Tensor:
 class SRGenerator(nn.Module):
     """Generator of a 4x super-resolution GAN, after SRResNet (Ledig et al. 2017, section 2.1).
 
-    It differs from SRResNet where later work does: it has no batch normalisation (Lim et al. 2017, EDSR); all
+    It differs from SRResNet where later work does: it has no batch normalization (Lim et al. 2017, EDSR); all
     convolutions work at the low resolution, with a single 4x pixel-shuffle at the end (Shi et al. 2016, ESPCN); and the
     skip connection is bicubic enlargement, so a new network is bicubic upscaling. A last step of back-projection
     (Irani & Peleg 1991) corrects the result so that, reduced to the input's size, it stays near the input: detail may
-    be synthesised, but colours and shapes are kept. With `noise`, texture that the input does not determine, such as
+    be synthesized, but colours and shapes are kept. With `noise`, texture that the input does not determine, such as
     that of skin, becomes random instead of a pattern.
 
     Shapes: [N, 3, H, W] -> [N, 3, 4H, 4W], any H, W >= 1. Float, RGB in [0, 1]; the result is not clipped.
@@ -178,9 +178,9 @@ def _with_detail(photo: Tensor) -> Tensor:
 class SRDiscriminator(nn.Module):
     """Patch discriminator: one logit for each neighbourhood, high if it looks like part of a photograph.
 
-    It is fully convolutional, as PatchGAN (Isola et al. 2017), with spectral normalisation (Miyato et al. 2018) in
-    place of batch normalisation. Its first layers work at full resolution, on the texture that a pixel loss cannot
-    restore; its last layers see 56 px, enough to distinguish a pattern from skin. Spectral normalisation bounds the
+    It is fully convolutional, as PatchGAN (Isola et al. 2017), with spectral normalization (Miyato et al. 2018) in
+    place of batch normalization. Its first layers work at full resolution, on the texture that a pixel loss cannot
+    restore; its last layers see 56 px, enough to distinguish a pattern from skin. Spectral normalization bounds the
     response to small changes, and texture is a small change; so the photo's detail is a second, amplified input.
 
     Shapes: [N, 3, H, W] -> logits [N, 1, H / 8, W / 8] and the features of each layer. Float, RGB in [0, 1]; H and W
@@ -224,7 +224,7 @@ class UNetDiscriminator(nn.Module):
 
     It is that of Real-ESRGAN (Wang et al. 2021, section 3.4) at a quarter of its width: an encoder with three strided
     convolutions, a decoder with bilinear enlargement, and sums between them; all convolutions have spectral
-    normalisation. The logit of a pixel depends on its surroundings and on the pixel itself. As in `SRDiscriminator`,
+    normalization. The logit of a pixel depends on its surroundings and on the pixel itself. As in `SRDiscriminator`,
     the detail of the photo is a second, amplified input.
 
     Shapes: [N, 3, H, W] -> logits [N, 1, H, W] and the features of the encoder. Float, RGB in [0, 1]; H and W are

@@ -39,7 +39,7 @@ def test_no_power_of_two(tmp_path: Path) -> None:
 
 
 def test_faults_of_size_have_a_type(folder: Path) -> None:
-    """So that other commands can recognise them."""
+    """So that other commands can recognize them."""
     save(folder / "b.png", rgb(16, 16))
     with pytest.raises(SizeError):
         find_format("images").open(folder, None, ())

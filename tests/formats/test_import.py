@@ -13,7 +13,7 @@ from PIL import Image
 
 from celebahq_builder.cli.main import celebahq
 from celebahq_builder.errors import FormatError, RecipeError
-from celebahq_builder.formats import load_formats, recognise
+from celebahq_builder.formats import load_formats, recognize
 from celebahq_builder.formats.conversion import export_file, import_images
 from celebahq_builder.hdf5.writer import NAME_COLUMNS
 from celebahq_builder.imaging.pyramid import build_pyramid
@@ -38,7 +38,7 @@ def there_and_back(source: Path, folder: Path, to: str, **asked: Any) -> Path:
         away = source
     else:
         export_file(source, away, to, **asked, workers=1)
-    assert recognise(away) == to
+    assert recognize(away) == to
     back = folder / "back.h5"
     import_images(away, back)
     return back
@@ -215,7 +215,7 @@ def test_mnist(tmp_path: Path) -> None:
     folder = mnist_files.write(
         tmp_path / "mnist", mnist_files.idx(mnist_files.IMAGES), mnist_files.idx(mnist_files.CLASSES)
     )
-    assert recognise(folder) == "mnist"
+    assert recognize(folder) == "mnist"
     import_images(folder, tmp_path / "mnist.h5")
     found = pixels(tmp_path / "mnist.h5")[0]
     np.testing.assert_array_equal(found[:, 0, 2:30, 2:30], mnist_files.IMAGES)
@@ -228,17 +228,17 @@ def test_lsun(tmp_path: Path) -> None:
     folder = tmp_path / "bedroom"
     folder.mkdir()
     lsun_files.database(folder, entries)
-    assert recognise(folder) == "lsun"
+    assert recognize(folder) == "lsun"
     import_images(folder, tmp_path / "bedroom.h5", resize=32)
     expected = [lsun_files.expected(entries[key], 32) for key in sorted(entries)]
     np.testing.assert_array_equal(pixels(tmp_path / "bedroom.h5")[0], np.stack(expected))
     assert photos(tmp_path / "bedroom.h5")["file"] == sorted(entries)
 
 
-def test_cifar10_is_recognised(tmp_path: Path) -> None:
+def test_cifar10_is_recognized(tmp_path: Path) -> None:
     """The reader needs all 50,000 images, so only recognition is tested here."""
     folder = cifar10_files.folder(tmp_path / "cifar-10-batches-py", cifar10_files.python_files())
-    assert recognise(folder) == recognise(tmp_path) == "cifar10"
+    assert recognize(folder) == recognize(tmp_path) == "cifar10"
     with pytest.raises(FormatError, match="data_batch_1"):
         import_images(folder, tmp_path / "cifar10.h5")
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import recognise
+from celebahq_builder.formats import recognize
 from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.parquet import read
 from celebahq_builder.formats.parquet_rows import BATCH_IMAGES
@@ -65,7 +65,7 @@ def test_of_datasets(tmp_path: Path) -> None:
     }
     (tmp_path / "in").mkdir()
     datasets.Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "in" / "0000.parquet"))
-    assert recognise(tmp_path / "in") == recognise(tmp_path / "in" / "0000.parquet") == "parquet"
+    assert recognize(tmp_path / "in") == recognize(tmp_path / "in" / "0000.parquet") == "parquet"
     import_images(tmp_path / "in", tmp_path / "out.h5")
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], data)
     labels = np.load(tmp_path / "out-labels.npy")
@@ -151,7 +151,7 @@ def test_image_column_of_another_name(tmp_path: Path, caplog: pytest.LogCaptureF
 def test_table_beside_images(tmp_path: Path) -> None:
     table(tmp_path / "in" / "metadata.parquet", noise(1, 4))
     (tmp_path / "in" / "a.png").write_bytes(coded(noise(1, 4)[0]))
-    assert recognise(tmp_path / "in") == "images"
+    assert recognize(tmp_path / "in") == "images"
 
 
 # --- Faults

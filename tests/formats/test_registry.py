@@ -62,7 +62,7 @@ def test_a_new_format(tmp_path: Path) -> None:
         export_file(source, tmp_path / "faces", "numpy", workers=1)
     export_file(source, tmp_path / "faces.npy", "numpy", workers=1)
     np.testing.assert_array_equal(np.load(tmp_path / "faces.npy"), data)
-    assert formats.recognise(tmp_path / "faces.npy") == "numpy"
+    assert formats.recognize(tmp_path / "faces.npy") == "numpy"
     import_images(tmp_path / "faces.npy", tmp_path / "back.h5")
     with LevelImageSet(tmp_path / "back.h5") as level:
         np.testing.assert_array_equal(np.stack(list(level.pixels(range(3)))), data)
@@ -110,11 +110,11 @@ def test_imports_are_lazy() -> None:
         (["a.parquet", "notes.txt"], "parquet"),
     ],
 )
-def test_folders_are_recognised_by_names(names: list[str], expected: str, tmp_path: Path) -> None:
+def test_folders_are_recognized_by_names(names: list[str], expected: str, tmp_path: Path) -> None:
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert formats.recognise(tmp_path) == expected
+    assert formats.recognize(tmp_path) == expected
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ def test_folders_are_recognised_by_names(names: list[str], expected: str, tmp_pa
     ]
     + [("a.parquet", "parquet"), ("data.mdb", "lsun"), ("cifar10.tar", "webdataset")],
 )
-def test_files_are_recognised_by_names(name: str, expected: str, tmp_path: Path) -> None:
+def test_files_are_recognized_by_names(name: str, expected: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("damaged")
-    assert formats.recognise(tmp_path / name) == expected
+    assert formats.recognize(tmp_path / name) == expected
 
 
-def test_files_are_recognised_by_contents(tmp_path: Path) -> None:
+def test_files_are_recognized_by_contents(tmp_path: Path) -> None:
     theano_file(tmp_path / "noname", noise(1, 4))
-    assert formats.recognise(tmp_path / "noname") == "hdf5"
+    assert formats.recognize(tmp_path / "noname") == "hdf5"
     (tmp_path / "notes.txt").write_text("text")
     with pytest.raises(FormatError, match=r"notes\.txt is of no known format \(images, .*, lsun\); give a folder of"):
-        formats.recognise(tmp_path / "notes.txt")
+        formats.recognize(tmp_path / "notes.txt")

@@ -16,7 +16,7 @@ import webdataset
 from PIL import Image
 
 from celebahq_builder.errors import FormatError
-from celebahq_builder.formats import recognise
+from celebahq_builder.formats import recognize
 from celebahq_builder.formats.conversion import import_images
 from celebahq_builder.formats.webdataset import read
 from tests.formats.files import coded, flip, pixels, refused
@@ -58,7 +58,7 @@ def test_written_by_webdataset(tmp_path: Path, caplog: pytest.LogCaptureFixture)
                     "txt": "a caption",
                 }
             )
-    assert recognise(tmp_path / "in") == "webdataset"
+    assert recognize(tmp_path / "in") == "webdataset"
     import_images(tmp_path / "in", tmp_path / "out.h5")
     expected = [np.asarray(Image.open(io.BytesIO(coded(one, "jpeg", quality=95)))).transpose(2, 0, 1) for one in data]
     np.testing.assert_array_equal(pixels(tmp_path / "out.h5")[0], expected)
@@ -80,7 +80,7 @@ def test_single_shard_with_folders(tmp_path: Path) -> None:
     (tmp_path / "faces" / ".hidden.png").write_text("none")
     with tarfile.open(tmp_path / "faces.tar", "w") as tar:
         tar.add(tmp_path / "faces", arcname=".")
-    assert recognise(tmp_path / "faces.tar") == "webdataset"
+    assert recognize(tmp_path / "faces.tar") == "webdataset"
     found = read(tmp_path / "faces.tar")
     names = [one.name for one in found.images()]
     assert sorted(names) == ["sub/a.PNG", "sub/b.PNG", "sub/c.PNG"]
@@ -122,7 +122,7 @@ def test_tar_beside_images(tmp_path: Path) -> None:
     shard(tmp_path / "in" / "0.tar", samples(noise(1, 8)))
     (tmp_path / "in" / "sub").mkdir()
     (tmp_path / "in" / "sub" / "a.png").write_bytes(coded(noise(1, 8)[0]))
-    assert recognise(tmp_path / "in") == "images"
+    assert recognize(tmp_path / "in") == "images"
 
 
 # --- Faults of samples
@@ -242,7 +242,7 @@ def test_compressed_by_gzip(tmp_path: Path) -> None:
         plain = shard(tmp_path / f"{number}.tar", samples(images, 3 * number))
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / f"{number}.tar.gz").write_bytes(gzip.compress(plain.read_bytes()))
-    assert recognise(tmp_path / "in") == "webdataset"
+    assert recognize(tmp_path / "in") == "webdataset"
     found = read(tmp_path / "in")
     np.testing.assert_array_equal([one.pixels for one in found.images()], data)
 

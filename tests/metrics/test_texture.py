@@ -14,7 +14,7 @@ from celebahq_builder.metrics.texture import (
     draw_quarter_patches,
     lattice,
     local_autocorrelation,
-    normalise_patches,
+    normalize_patches,
     random_patches,
     texture_distance,
     texture_loss,
@@ -51,11 +51,11 @@ def test_a_level_smaller_than_a_patch() -> None:
         random_patches(torch.zeros(1, 3, 6, 9), np.random.default_rng(0))
 
 
-def test_normalised_channels_have_mean_0_and_deviation_1() -> None:
+def test_normalized_channels_have_mean_0_and_deviation_1() -> None:
     points = (
         torch.from_numpy(np.random.default_rng(0).normal(5, 3, (100, 3, 7, 7))) * torch.tensor([1, 2, 4])[:, None, None]
     )
-    vectors = normalise_patches(points, points).view(100, 3, 49)
+    vectors = normalize_patches(points, points).view(100, 3, 49)
     assert torch.allclose(vectors.mean(dim=(0, 2)), torch.zeros(3, dtype=torch.float64), atol=1e-9)
     assert torch.allclose(vectors.std(dim=(0, 2), correction=0), torch.ones(3, dtype=torch.float64), atol=1e-9)
 

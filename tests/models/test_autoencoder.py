@@ -124,12 +124,12 @@ def test_memory_layout_does_not_matter() -> None:
 def test_all_parameters_learn() -> None:
     """The last layers start at zero, so gradients reach the first ones from the third step on."""
     net = tiny_autoencoder()
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     x, truth = photo(16, 16, count=2), photo(16, 17, count=2)[..., :16]
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.mse_loss(net(x), truth).backward()
-        optimiser.step()
+        optimizer.step()
     still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
     assert all(p.dtype == torch.float32 for p in net.parameters())
@@ -137,14 +137,14 @@ def test_all_parameters_learn() -> None:
 
 def test_learns_a_constant_shift() -> None:
     net = tiny_autoencoder()
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     x = photo(16, 16, count=2)
     losses = []
     for _ in range(30):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = F.l1_loss(net(x), x + 0.1)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[0] == pytest.approx(0.1, abs=1e-6)
     assert losses[-1] < 0.03

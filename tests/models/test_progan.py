@@ -119,7 +119,7 @@ def test_every_option_changes_the_result_and_trains(changed: dict[str, int]) -> 
     assert repr(architecture) != repr(SMALL)
     labels = torch.eye(3, dtype=torch.double)[[0, 1, 2, 0]] if architecture.labels else None
     latents = torch.randn(4, 12, dtype=torch.double)
-    other[0].eval()  # batch normalisation takes scales away, and with them their gradients
+    other[0].eval()  # batch normalization takes scales away, and with them their gradients
     made = other[0](latents, 4, 0.7, labels)
     assert made.shape == (4, architecture.colours, 16, 16)
     scores, told = other[1](made, 4, 0.7)
@@ -132,8 +132,8 @@ def test_every_option_changes_the_result_and_trains(changed: dict[str, int]) -> 
         assert not torch.allclose(same, scores)
 
 
-def test_batch_and_layer_normalisation() -> None:
-    """In training, normalised features have mean 0 and deviation 1; in `eval`, an image ignores its minibatch."""
+def test_batch_and_layer_normalization() -> None:
+    """In training, normalized features have mean 0 and deviation 1; in `eval`, an image ignores its minibatch."""
     generator, discriminator = seeded(Architecture(**{**SMALL.__dict__, "pixel_norm": False, "batch_norm": True}))
     seen = {}
     for net in (generator, discriminator):

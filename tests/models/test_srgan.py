@@ -114,12 +114,12 @@ def test_memory_layout_does_not_matter() -> None:
 def test_all_parameters_learn() -> None:
     """The last layers start at zero, so gradients reach the first ones from the third step on."""
     net = tiny_generator()
-    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     x, truth = photo(6, 6, count=2), photo(24, 24, count=2)
     for _ in range(3):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.mse_loss(net(x), truth).backward()
-        optimiser.step()
+        optimizer.step()
     still = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert still == []
     assert all(p.dtype == torch.float32 for p in net.parameters())
@@ -149,7 +149,7 @@ def test_discriminator_is_local() -> None:
 
 
 def test_discriminator_has_bounded_slopes() -> None:
-    """Spectral normalisation: each layer's matrix has norm 1, once its power iteration has settled."""
+    """Spectral normalization: each layer's matrix has norm 1, once its power iteration has settled."""
     net = critic().train()
     for _ in range(40):
         net(photo(16, 16))
@@ -192,7 +192,7 @@ def test_all_layers_of_the_unet_discriminator_learn() -> None:
 
 
 def test_unet_discriminator_has_bounded_slopes() -> None:
-    """All layers but the last, which only weighs features, are normalised."""
+    """All layers but the last, which only weighs features, are normalized."""
     net = unet_critic().train()
     for _ in range(40):
         net(photo(16, 16))

@@ -42,7 +42,7 @@ def _between(photo: NDArray[np.uint8], x: float, y: float) -> Array:
 
 
 def lanczos(photo: NDArray[np.uint8], size: int, axis: int) -> NDArray[np.uint8]:
-    """Reduce one axis with a windowed sinc of 3 lobes, cut off and normalised at the edges."""
+    """Reduce one axis with a windowed sinc of 3 lobes, cut off and normalized at the edges."""
     scale = photo.shape[axis] / size
     sources = np.arange(photo.shape[axis]) + 0.5
     lines = []

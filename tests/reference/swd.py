@@ -87,7 +87,7 @@ def neighbourhoods(level: Floats, places: Integers) -> Floats:
     return level[number, channel, top + row, left + column]
 
 
-def normalised(points: Floats) -> Floats:
+def normalized(points: Floats) -> Floats:
     points = points - points.mean(axis=(0, 2, 3), keepdims=True)
     return (points / points.std(axis=(0, 2, 3), keepdims=True)).reshape(len(points), -1)
 
@@ -111,7 +111,7 @@ def swd(a: NDArray[np.uint8], b: NDArray[np.uint8], draws: Draws) -> dict[int, f
             pyramid = laplacian_pyramid(images[start : start + 64].astype(np.float32))
             places = [draws.places(side, p.shape[-1], start, start + len(p)) for p in pyramid]
             parts.append([neighbourhoods(*level) for level in zip(pyramid, places, strict=True)])
-        clouds.append([normalised(np.concatenate(level)) for level in zip(*parts, strict=True)])
+        clouds.append([normalized(np.concatenate(level)) for level in zip(*parts, strict=True)])
     resolutions = [a.shape[-1] >> k for k in range(len(clouds[0]))]
     return {
         r: 1000 * sliced_wasserstein(first, second, draws.directions(r, a.shape[1]))
