@@ -267,7 +267,7 @@ def finish_photo_stages(root: Path, work: Path, sample: Path, resolution: int) -
     batches = [(number, photos[number * size : (number + 1) * size]) for number in range(plan.batches)]
     with request.workspace.lock(), ThreadPoolExecutor(16) as threads:  # they wait for the disk
         write_json(request.workspace.run_path, asdict(plan.description()))
-        for stage in plan.photo_stages:
+        for stage in plan.stored_photo_stages:
             folder, before = request.workspace.stage(stage.name), done.stage(stage.name)
             folder.begin(plan.ingredients[stage.name])
             found = {one.photo: one for _, one in before.outcomes()}
