@@ -32,7 +32,7 @@ def test_distance_equals_scipys_along_every_direction() -> None:
     expected = [wasserstein_distance(a @ d, b @ d) for d in directions.T.numpy()]
     found = sliced_wasserstein(torch.from_numpy(a), torch.from_numpy(b), directions)
     assert found == pytest.approx(np.mean(expected), rel=1e-9)
-    with pytest.raises(ValueError, match="as many points"):
+    with pytest.raises(ValueError, match="the same number of points"):
         sliced_wasserstein(torch.zeros(3, 5), torch.zeros(4, 5), directions)
 
 
@@ -100,7 +100,7 @@ def test_sets_must_have_equal_sizes() -> None:
     with pytest.raises(FormatError, match="got 0 and 0"):
         distance.compute()
     distance.add(0, a)
-    with pytest.raises(FormatError, match="as many points are needed, got 10 and 0"):
+    with pytest.raises(FormatError, match="the same number of points are needed, got 10 and 0"):
         distance.compute()
     distance.add(1, a)
     assert distance.compute() == 0
