@@ -7,11 +7,11 @@ operators when it is imported, which must exist by then.
 import functools
 import importlib
 
-from torch import library
+from torch.library import Library
 
 OPERATORS = ("nms", "qnms")
 
-definitions = library.Library("torchvision", "FRAGMENT")
+definitions = Library("torchvision", "FRAGMENT")
 
 
 @functools.cache
